@@ -1,0 +1,47 @@
+# make demo   environment, install, the whole job on the embedded data, the result explained
+# make test   environment, install, all tests
+# make check  what CI runs beside the tests: format, lint, types, layers
+# make clean  removes what the above made
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test check format clean
+
+demo: $(VENV)/installed-demo
+	$(BIN)/nccleaner demo --run nccleaner-demo
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "nccleaner needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing nccleaner with PyTorch into $(VENV): a few minutes, about 6 GB"
+	$(PIP) -e '.[cpu,demo]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing nccleaner with PyTorch and the test tools into $(VENV): a few minutes, about 6 GB"
+	$(PIP) -e '.[cpu,demo,dev,download]'
+	@touch $@ $(VENV)/installed-demo
+
+clean:
+	rm -rf .venv dist nccleaner-run nccleaner-demo benchmarks/results
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""nccleaner: learns which image-caption pairs are mismatched, and purges them."""

@@ -1,0 +1,137 @@
+"""The configuration of a run: every default, once, with its bounds and what it means.
+
+Read by the pipeline and the command line only; modules below take plain arguments. A run keeps its
+resolved configuration in `run.json`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Section):
+    """What a sample may cost, and how many are read at once."""
+
+    workers: int = Field(-1, ge=-1, description="Decoding processes; -1: one a core, 0: none.")
+    max_image_pixels: int = Field(
+        89_478_485, ge=1, description="Width x height above which an image is rejected unread."
+    )
+    max_caption_chars: int = Field(
+        10_000, ge=1, description="Characters above which a text is no caption."
+    )
+    decode_timeout_s: float = Field(30.0, gt=0, description="Seconds for one image.")
+    max_member_bytes: int = Field(
+        256 * 2**20, ge=1, description="Bytes above which a member of a shard is not read."
+    )
+    on_bad_shard: Literal["use", "fail"] = Field(
+        "use",
+        description="use: take the good samples of a damaged shard and report the loss; fail: stop.",
+    )
+
+
+class EncodersConfig(_Section):
+    """The frozen backbones, and where they run."""
+
+    image: str = Field(
+        "efficientnet-lite0", description="efficientnet-lite0, resnet50 or resnet152."
+    )
+    image_weights: Path | None = Field(
+        None, description="A local file of weights (.pth or .safetensors) for the image encoder."
+    )
+    text: str = Field(
+        "minilm",
+        description="minilm, a folder with a sentence encoder, or gru (trained from the captions).",
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    batch_size: int = Field(64, ge=1, description="Images or captions in one forward pass.")
+
+
+class TrustedConfig(_Section):
+    """How the trusted pairs are divided; the shares add up to 1."""
+
+    meta: float = Field(0.4, gt=0, lt=1, description="Share that guides training.")
+    probe: float = Field(0.4, gt=0, lt=1, description="Share planted in the pool to calibrate it.")
+    held_out: float = Field(
+        0.2, gt=0, lt=1, description="Share that chooses the snapshot and judges other pairs."
+    )
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> TrustedConfig:
+        total = self.meta + self.probe + self.held_out
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"meta, probe and held_out must add up to 1, not {total:g}")
+        return self
+
+
+class ModelConfig(_Section):
+    """Widths of the networks (METHOD 1 and 2)."""
+
+    joint_width: int = Field(512, ge=8, description="D, width of the joint space.")
+    similarity_width: int = Field(64, ge=4, description="S, width of a similarity vector.")
+    meta_hidden_width: int = Field(64, ge=1, description="Hidden width of the meta network.")
+    dropout: float = Field(0.6, ge=0, lt=1, description="Of the frozen features, while training.")
+    temperature: float = Field(0.05, gt=0, description="Start of InfoNCE's temperature.")
+    vocabulary: int = Field(10_000, ge=300, description="Token ids, for text: gru.")
+    max_tokens: int = Field(64, ge=4, description="Tokens of a caption, for text: gru.")
+    embedding_width: int = Field(300, ge=8, description="Width of a token's embedding.")
+    gru_layers: int = Field(1, ge=1, description="Layers of the GRU (4 in the paper).")
+
+
+class TrainConfig(_Section):
+    """How the networks are trained (METHOD 2 and 3)."""
+
+    max_pairs: int = Field(1_000_000, ge=100, description="Pairs in the pool; a seeded sample.")
+    epochs: int = Field(12, ge=1, description="Passes over the pool, warm-up included.")
+    warm_up_epochs: int = Field(3, ge=1, description="Passes before the first purification.")
+    batch_size: int = Field(128, ge=8, description="Pairs of the pool in a step.")
+    trusted_batch_size: int = Field(64, ge=4, description="Trusted matched pairs in a step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the main networks.")
+    meta_learning_rate: float = Field(1e-3, gt=0, description="Rate of the meta networks.")
+    weight_decay: float = Field(0.0, ge=0, description="Of the main networks.")
+    warm_up_steps: int = Field(100, ge=0, description="Steps over which the rate rises.")
+    averaging: float = Field(
+        0.98, ge=0, lt=1, description="Decay of the averaged weights that score; 0: the last ones."
+    )
+    meta_gradient: Literal["direct", "exact"] = Field(
+        "direct", description="How the meta gradient is taken."
+    )
+    info_nce: float = Field(1.0, ge=0, description="Weight of InfoNCE on the cosines.")
+    hinge: float = Field(1.0, ge=0, description="Weight of the adaptive hinge.")
+    modality: float = Field(0.1, ge=0, description="Weight of the modality loss.")
+    specific: float = Field(1.0, ge=0, description="Weight of the specific loss.")
+    margin: float = Field(0.2, ge=0, description="Margin of the hinge.")
+    modality_margin: float = Field(0.0, ge=0, description="Margin of the modality loss.")
+
+
+class PurifyConfig(_Section):
+    """How scores become decisions (METHOD 3 and 4)."""
+
+    prior: Literal["anchor", "init"] = Field(
+        "anchor", description="anchor: trusted pairs stay in the EM; init: they only start it."
+    )
+    max_iterations: int = Field(10, ge=1, description="Of EM.")
+    tolerance: float = Field(1e-3, gt=0, description="EM stops when the noise rate moves less.")
+    references: int = Field(
+        8192, ge=64, description="Pairs of the pool among which neighbours are sought."
+    )
+    neighbours: int = Field(30, ge=1, description="Neighbours of an image or a caption.")
+    ridge: float = Field(1.0, gt=0, description="Penalty of the ridge map, in feature variances.")
+
+
+class RunConfig(_Section):
+    """Everything that decides a run's result, beside its inputs."""
+
+    seed: int = Field(0, ge=0, description="Same inputs, seed and device give the same scores.")
+    data: DataConfig = Field(default_factory=DataConfig)
+    encoders: EncodersConfig = Field(default_factory=EncodersConfig)
+    trusted: TrustedConfig = Field(default_factory=TrustedConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    purify: PurifyConfig = Field(default_factory=PurifyConfig)

@@ -1,0 +1,142 @@
+"""Files and folders that appear under their real name only when they are whole.
+
+Whatever is written is written under a temporary name beside its place and renamed at the end, so
+that a file under its real name means "done" and an interrupted run leaves nothing half-written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# Hidden, so that globs and readers of Parquet folders pass over it; marked, so that it is known
+# for ours when the run that wrote it is gone. `old` holds what a folder replaced.
+_LEFTOVER = re.compile(r"\.nccleaner-(?P<kind>tmp|old)-[0-9a-f]{8}-(?P<name>.+)")
+
+# For every Parquet file that is written. Compliance would rename the items of lists, and so change
+# the types of columns that are passed on.
+PARQUET_OPTIONS: Mapping[str, Any] = {"compression": "zstd", "use_compliant_nested_type": False}
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Gives a temporary path to write; on leaving, the file there becomes `path` in one step.
+
+    After an error the temporary file is removed and `path` is as it was. The folder of `path` is
+    made where it is missing. The temporary path keeps the suffix of `path`.
+
+    Args:
+        path: Where the file goes.
+
+    Yields:
+        The path to write to, in the folder of `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder to fill; on leaving, it becomes `path` with all its files.
+
+    After an error the temporary folder is removed and `path` is as it was. No file system replaces
+    a filled folder in one step: an earlier `path` is moved aside first, so for an instant there is
+    none, and there is never one with files of both. If the process dies in that instant,
+    `remove_leftovers` puts the earlier folder back.
+
+    Args:
+        path: Where the folder goes.
+
+    Yields:
+        An empty folder beside `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    aside = _temporary(path, "old")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        if path.exists():
+            path.replace(aside)
+        temporary.replace(path)
+    finally:
+        if aside.exists() and not path.exists():
+            aside.replace(path)
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(data: Mapping[str, object], path: Path) -> None:
+    """Writes `data` as indented JSON, whole or not at all.
+
+    Raises:
+        ValueError: A number in `data` is not finite; JSON has no word for it.
+    """
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    with replace_file(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Writes `table` as Parquet, whole or not at all."""
+    with replace_file(path) as temporary:
+        pq.write_table(table, temporary, **PARQUET_OPTIONS)
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Clears what runs that were killed left half-written directly in `folder`.
+
+    A folder that was moved aside and whose successor never arrived goes back to its place. Call it
+    only while no other process writes in `folder`.
+
+    Args:
+        folder: Where to look; it may be missing.
+
+    Returns:
+        The temporary paths that are gone now.
+    """
+    if not folder.is_dir():
+        return []
+    leftovers = []
+    for path in sorted(folder.iterdir()):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None:
+            continue
+        leftovers.append(path)
+        original = folder / match["name"]
+        if match["kind"] == "old" and not original.exists():
+            path.replace(original)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    return leftovers
+
+
+def _temporary(path: Path, kind: str = "tmp") -> Path:
+    return path.with_name(f".nccleaner-{kind}-{secrets.token_hex(4)}-{path.name}")
+
+
+def _sync(path: Path) -> None:
+    """Waits until the content is on the disk, lest after a power cut the name is there without."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

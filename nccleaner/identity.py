@@ -1,0 +1,32 @@
+"""What a pair is called outside its shard: DataComp's `uid`, a number of 128 bits as 32 hex digits.
+
+Shards that DataComp made bring a uid for every sample. For the others one is derived from the
+shard's name and the key, so that the same pair has the same uid in every run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+_UID = re.compile(r"[0-9a-fA-F]{32}")
+
+
+def derive_uid(shard: str, key: str) -> str:
+    """Derives the uid of a sample that brings none.
+
+    Args:
+        shard: Name of the sample's shard.
+        key: The sample's key there.
+
+    Returns:
+        The first 128 bits of the SHA-256 of `shard/key` in UTF-8: 32 lower-case hex digits.
+    """
+    # Names come from tars, where bytes that are no UTF-8 are read as lone surrogates.
+    name = f"{shard}/{key}".encode("utf-8", "surrogatepass")
+    return hashlib.sha256(name).hexdigest()[:32]
+
+
+def is_uid(text: object) -> bool:
+    """Tells whether `text` is a uid as DataComp writes it: a string of exactly 32 hex digits."""
+    return isinstance(text, str) and _UID.fullmatch(text) is not None

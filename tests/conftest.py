@@ -1,0 +1,19 @@
+"""What all tests share. `tests/` is on the path, so that they can import `builders`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+# One thread a test: the suite runs beside others on small machines, where threads that wait for
+# each other cost more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Shapes and types of what is learned are checked in every test; the hook must be there before the
+# packages are imported.
+install_import_hook(["nccleaner.model", "nccleaner.train"], "beartype.beartype")

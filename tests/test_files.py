@@ -1,0 +1,120 @@
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nccleaner import files
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def write_half(path: Path) -> None:
+    with path.open("w") as file:
+        file.writelines(["half", None])  # type: ignore[list-item]
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    with files.replace_file(path) as temporary:
+        temporary.write_text("whole")
+        assert temporary.parent == path.parent
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert names(path.parent) == {"a.txt"}
+
+
+def test_after_an_error_the_earlier_file_is_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("earlier")
+    with pytest.raises(TypeError), files.replace_file(path) as temporary:
+        write_half(temporary)
+    assert path.read_text() == "earlier"
+    assert names(tmp_path) == {"a.txt"}
+
+
+def test_a_folder_is_replaced_with_all_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    path.mkdir()
+    (path / "earlier").touch()
+    with files.replace_folder(path) as temporary:
+        (temporary / "new").touch()
+        assert names(path) == {"earlier"}
+    assert names(path) == {"new"}
+    assert names(tmp_path) == {"index"}
+
+
+def test_after_an_error_the_earlier_folder_is_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    path.mkdir()
+    (path / "earlier").touch()
+    with pytest.raises(TypeError), files.replace_folder(path) as temporary:
+        write_half(temporary / "new")
+    assert names(path) == {"earlier"}
+    assert names(tmp_path) == {"index"}
+
+
+def test_a_folder_that_cannot_arrive_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "index"
+    path.mkdir()
+    (path / "earlier").touch()
+    replace = Path.replace
+
+    def refuse_arrival(self: Path, target: Path) -> Path:
+        if target == path and (self / "new").exists():
+            raise OSError("no space")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse_arrival)
+    with pytest.raises(OSError, match="no space"), files.replace_folder(path) as temporary:
+        (temporary / "new").touch()
+    assert names(path) == {"earlier"}
+    assert names(tmp_path) == {"index"}
+
+
+def killed_while_replacing(path: Path, *, moved_aside: bool) -> None:
+    """Leaves what a process leaves that dies in `replace_folder`."""
+    pid = os.fork()
+    if pid == 0:
+        with files.replace_folder(path) as temporary:
+            (temporary / "new").touch()
+            if moved_aside:
+                path.replace(files._temporary(path, "old"))
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("moved_aside", [False, True])
+def test_leftovers_of_a_killed_run_are_cleared(tmp_path: Path, moved_aside: bool) -> None:
+    path = tmp_path / "in-dex"
+    path.mkdir()
+    (path / "earlier").touch()
+    killed_while_replacing(path, moved_aside=moved_aside)
+    assert len(names(tmp_path)) == 2
+    (tmp_path / ".nccleaner-notes").touch()
+
+    assert len(files.remove_leftovers(tmp_path)) == 1 + moved_aside
+    assert names(tmp_path) == {"in-dex", ".nccleaner-notes"}
+    assert names(path) == {"earlier"}
+    assert files.remove_leftovers(tmp_path) == []
+    assert files.remove_leftovers(tmp_path / "missing") == []
+
+
+def test_json_and_parquet_are_what_was_written(tmp_path: Path) -> None:
+    files.write_json({"ä": [1, None]}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"ä": [1, None]}
+    table = pa.table({"a": [1, 2]})
+    files.write_parquet(table, tmp_path / "a.parquet")
+    assert pq.read_table(tmp_path / "a.parquet").equals(table)
+
+
+def test_json_has_no_word_for_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        files.write_json({"a": float("nan")}, tmp_path / "a.json")
+    assert names(tmp_path) == set()
