@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from nccleaner.data.split import plant_probes, split_trusted
+from nccleaner.errors import TrustedError, UsageError
+
+SHARES = (0.5, 0.3, 0.2)
+probes = st.lists(
+    st.tuples(st.integers(0, 1), st.sampled_from("abcdef"), st.integers(0, 12)), max_size=40
+)
+
+
+def parts_of(split):
+    return [split.meta, split.probe, split.held_out]
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 30)), min_size=40, max_size=80),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(derandomize=True, max_examples=100, deadline=None)
+def test_every_pair_is_in_one_part_and_so_is_every_image(pairs, seed):
+    labels, groups = (np.array(column) for column in zip(*pairs, strict=True))
+    assume(len(set(groups)) >= 10)
+    parts = parts_of(split_trusted(labels, groups=groups, seed=seed, shares=SHARES))
+    assert sorted(np.concatenate(parts)) == list(range(len(pairs)))
+    images = [set(groups[part]) for part in parts]
+    assert sum(map(len, images)) == len(set(groups))
+    again = split_trusted(labels, groups=groups, seed=seed, shares=SHARES)
+    assert all(np.array_equal(a, b) for a, b in zip(parts, parts_of(again), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n_mismatched", [0, 3, 10, 37])
+def test_each_part_gets_its_share_of_each_label(seed, n_mismatched):
+    labels = np.ones(150, dtype=int)
+    labels[:n_mismatched] = 0
+    split = split_trusted(labels, groups=range(150), seed=seed, shares=SHARES)
+    for share, part in zip(SHARES, parts_of(split), strict=True):
+        assert abs((labels[part] == 0).sum() - share * n_mismatched) < 1
+        assert abs((labels[part] == 1).sum() - share * (150 - n_mismatched)) < 1
+
+
+def test_large_groups_are_evened_out():
+    groups = np.repeat(np.arange(60), np.arange(60) % 5 + 1)
+    split = split_trusted(np.ones(len(groups)), groups=groups, seed=0, shares=SHARES)
+    for share, part in zip(SHARES, parts_of(split), strict=True):
+        assert abs(len(part) - share * len(groups)) <= 1
+
+
+def test_seeds_differ():
+    splits = [split_trusted(np.ones(50), groups=range(50), seed=s, shares=SHARES) for s in (0, 1)]
+    assert not np.array_equal(splits[0].meta, splits[1].meta)
+
+
+def test_a_part_may_be_left_out_but_not_be_left_empty():
+    split = split_trusted(np.ones(10), groups=range(10), seed=0, shares=(0.5, 0, 0.5))
+    assert [len(part) for part in parts_of(split)] == [5, 0, 5]
+    with pytest.raises(TrustedError, match="30 trusted pairs of 2 images"):
+        split_trusted(np.ones(30), groups=[0, 1] * 15, seed=0, shares=SHARES)
+    with pytest.raises(TrustedError, match="0 trusted pairs"):
+        split_trusted([], groups=[], seed=0, shares=SHARES)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5, 0.5), (1.5, -0.5, 0)])
+def test_shares_must_add_up(shares):
+    with pytest.raises(UsageError, match="add up to 1"):
+        split_trusted(np.ones(30), groups=range(30), seed=0, shares=shares)
+
+
+@given(pairs=probes, seed=st.integers(0, 2**32 - 1))
+@settings(derandomize=True, max_examples=300, deadline=None)
+def test_exchanged_probes_get_captions_of_other_images_that_read_otherwise(pairs, seed):
+    labels = [label for label, _, _ in pairs]
+    captions = [caption for _, caption, _ in pairs]
+    groups = [group for _, _, group in pairs]
+    planted = plant_probes(labels, captions, groups=groups, seed=seed)
+    assert sorted(planted.caption_from) == list(range(len(pairs)))
+    moved = planted.caption_from != np.arange(len(pairs))
+    assert moved.sum() <= sum(labels) // 2
+    assert np.array_equal(planted.matched, (np.array(labels) == 1) & ~moved)
+    for probe in np.flatnonzero(moved):
+        owner = planted.caption_from[probe]
+        assert labels[probe] == labels[owner] == 1
+        assert groups[owner] != groups[probe]
+        siblings = {c for c, g in zip(captions, groups, strict=True) if g == groups[probe]}
+        assert captions[owner] not in siblings
+
+
+@pytest.mark.parametrize(("n", "exchanged"), [(0, 0), (1, 0), (2, 0), (3, 0), (4, 2), (60, 30)])
+def test_half_of_the_matched_probes_are_exchanged(n, exchanged):
+    captions = [f"caption {i}" for i in range(n)]
+    planted = plant_probes(np.ones(n), captions, groups=range(n), seed=0)
+    assert (~planted.matched).sum() == exchanged
+
+
+def test_probes_labelled_0_keep_their_caption_and_are_mismatched():
+    labels = np.array([0, 1] * 20)
+    planted = plant_probes(labels, [str(i) for i in range(40)], groups=range(40), seed=1)
+    rejected = np.flatnonzero(labels == 0)
+    assert np.array_equal(planted.caption_from[rejected], rejected)
+    assert not planted.matched[rejected].any()
+    assert planted.matched.sum() == 10
+
+
+def test_captions_that_all_read_the_same_are_not_exchanged():
+    planted = plant_probes(np.ones(20), ["clip art"] * 20, groups=range(20), seed=0)
+    assert planted.matched.all()
