@@ -1,0 +1,83 @@
+"""Things in, a `.npy` file of the features of the distinct ones out; none is held in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import BinaryIO, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from nccleaner.errors import InputError
+
+T = TypeVar("T")
+
+
+class DistinctFeatures(Generic[T]):
+    """Encodes each distinct thing once, and appends its features to a `.npy` file.
+
+    Args:
+        file: Where the array goes; empty and seekable.
+        encode: Turns things into features [b, width].
+        width: Length of a feature.
+        encoder: Whose features they are, for people.
+        batch_size: Things that are encoded at a time.
+
+    Attributes:
+        row_of: The row of each thing that was added, by name.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        encode: Callable[[list[T]], npt.NDArray[np.float32]],
+        width: int,
+        encoder: str,
+        batch_size: int,
+    ) -> None:
+        self.row_of: dict[str, int] = {}
+        self._file = file
+        self._encode = encode
+        self._width = width
+        self._encoder = encoder
+        self._batch_size = batch_size
+        self._waiting: list[T] = []
+        self._write_header()
+
+    def add(self, name: str, thing: T) -> None:
+        """Has `thing` encoded unless its `name` is known."""
+        if name in self.row_of:
+            return
+        self.row_of[name] = len(self.row_of)
+        self._waiting.append(thing)
+        if len(self._waiting) == self._batch_size:
+            self._flush()
+
+    def finish(self) -> int:
+        """Encodes what is waiting, and returns the number of rows of the array."""
+        if self._waiting:
+            self._flush()
+        self._file.seek(0)
+        self._write_header()
+        return len(self.row_of)
+
+    def _write_header(self) -> None:
+        # numpy leaves room for the number of rows to grow, so the header's length never changes.
+        shape = (len(self.row_of), self._width)
+        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def _flush(self) -> None:
+        encoded = self._encode(self._waiting)  # [b, width]
+        assert encoded.shape == (len(self._waiting), self._width)
+        with np.errstate(over="ignore"):
+            features = encoded.astype("<f2")
+        if not np.isfinite(features).all():
+            raise InputError(
+                f"The encoder {self._encoder} gives features that are no finite float16 "
+                f"numbers: the largest is {np.abs(encoded).max()}.",
+                "Its weights are damaged or not of this architecture: check where they are from.",
+            )
+        self._file.write(features.tobytes())
+        self._waiting.clear()

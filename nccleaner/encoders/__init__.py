@@ -1,0 +1,1 @@
+"""Frozen encoders behind one small interface: images, or captions, in; one feature for each out."""
