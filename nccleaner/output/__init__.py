@@ -1,0 +1,1 @@
+"""What a purge leaves behind: manifests, FAISS indexes, subset files, the summary."""
