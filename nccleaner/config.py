@@ -32,7 +32,7 @@ class DataConfig(_Section):
     )
     on_bad_shard: Literal["use", "fail"] = Field(
         "use",
-        description="use: take the good samples of a damaged shard and report the loss; fail: stop.",
+        description="use: take the good samples of a damaged shard, report the loss; fail: stop.",
     )
 
 
@@ -89,7 +89,12 @@ class TrainConfig(_Section):
 
     max_pairs: int = Field(1_000_000, ge=100, description="Pairs in the pool; a seeded sample.")
     epochs: int = Field(12, ge=1, description="Passes over the pool, warm-up included.")
-    warm_up_epochs: int = Field(3, ge=1, description="Passes before the first purification.")
+    min_steps: int = Field(
+        400, ge=0, description="Steps at least: a small pool is passed over more often."
+    )
+    warm_up: float = Field(
+        0.25, gt=0, lt=1, description="Share of the epochs before the first purification."
+    )
     batch_size: int = Field(128, ge=8, description="Pairs of the pool in a step.")
     trusted_batch_size: int = Field(64, ge=4, description="Trusted matched pairs in a step.")
     learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the main networks.")
@@ -109,6 +114,18 @@ class TrainConfig(_Section):
     margin: float = Field(0.2, ge=0, description="Margin of the hinge.")
     modality_margin: float = Field(0.0, ge=0, description="Margin of the modality loss.")
 
+    def schedule(self, pairs: int) -> tuple[int, int, int]:
+        """Returns steps an epoch, epochs, and epochs of warm-up for a pool of `pairs`."""
+        steps = max(pairs // self.batch_size, 1)
+        epochs = max(self.epochs, -(-self.min_steps // steps))
+        return steps, epochs, max(1, round(self.warm_up * epochs))
+
+    @model_validator(mode="after")
+    def _learns(self) -> TrainConfig:
+        if not self.info_nce and not self.hinge:
+            raise ValueError("info_nce and hinge cannot both be 0: nothing would be learned")
+        return self
+
 
 class PurifyConfig(_Section):
     """How scores become decisions (METHOD 3 and 4)."""
@@ -117,7 +134,9 @@ class PurifyConfig(_Section):
         "anchor", description="anchor: trusted pairs stay in the EM; init: they only start it."
     )
     max_iterations: int = Field(10, ge=1, description="Of EM.")
-    tolerance: float = Field(1e-3, gt=0, description="EM stops when the noise rate moves less.")
+    tolerance: float = Field(
+        1e-3, gt=0, description="EM stops when noise rate and means move less."
+    )
     references: int = Field(
         8192, ge=64, description="Pairs of the pool among which neighbours are sought."
     )

@@ -80,7 +80,7 @@ def retrieval_metrics(
 def _check(images: _Floats, texts: _Floats, image_of: _Indices) -> None:
     shapes = f"{images.shape}, {texts.shape} and {image_of.shape}"
     fit = (
-        images.ndim == texts.ndim == 2  # noqa: PLR2004 - rows and columns
+        images.ndim == texts.ndim == 2
         and images.shape[1] == texts.shape[1]
         and image_of.shape == (len(texts),)
         and len(texts) > 0

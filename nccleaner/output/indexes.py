@@ -140,7 +140,7 @@ class PairIndex:
         Raises:
             UsageError: The queries have another width than the index, or k is below 1.
         """
-        if queries.ndim != 2 or queries.shape[1] != self.dim:  # noqa: PLR2004
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise UsageError(
                 f"Queries must have the shape [n, {self.dim}], not {list(queries.shape)}.",
                 "Embed them with the run that the index was made by.",

@@ -1,0 +1,72 @@
+"""From what the cache holds to the joint space: the last layers before feature separation."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class FeatureTower(nn.Module):
+    """A frozen encoder's feature → linear → the joint space (FC1 of mFSR, section 3.1 [P]).
+
+    Args:
+        feature_width: Width f of the frozen feature.
+        joint_width: Width d of the joint space.
+        dropout: Share of the features set to zero while training [O].
+
+    Shapes: [b, f] → [b, d].
+    """
+
+    def __init__(self, *, feature_width: int, joint_width: int, dropout: float) -> None:
+        super().__init__()
+        # Frozen encoders differ in scale by orders of magnitude; the norm makes one learning rate
+        # fit them all.
+        self.norm = nn.LayerNorm(feature_width, elementwise_affine=False)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(feature_width, joint_width)
+
+    def forward(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
+        """Maps features, kept in float16, to the joint space."""
+        out: Tensor = self.linear(self.dropout(self.norm(features.float())))
+        return out
+
+
+class GRUTower(nn.Module):
+    """Token embeddings → GRU → its state after the last token (mFSR section 3.1 [P]).
+
+    Args:
+        vocabulary: Number of token ids; id 0 is padding.
+        embedding_width: Width of a token's embedding (300 [P]).
+        layers: GRU layers (4 [P]).
+        joint_width: Hidden width, and so the width d of what comes out.
+        dropout: Between the layers [O].
+
+    Shapes: token ids [b, t], padded on the right with 0 → [b, d].
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        embedding_width: int,
+        layers: int,
+        joint_width: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, embedding_width, padding_idx=0)
+        self.gru = nn.GRU(
+            embedding_width,
+            joint_width,
+            num_layers=layers,
+            batch_first=True,
+            dropout=dropout if layers > 1 else 0.0,
+        )
+
+    def forward(self, tokens: Int[Tensor, "b t"]) -> Float[Tensor, "b d"]:
+        """Maps token ids to the joint space."""
+        lengths = (tokens != 0).sum(dim=1).clamp(min=1)
+        states, _ = self.gru(self.embedding(tokens))  # [b, t, d]
+        # The GRU only looks back, so padding on the right cannot reach the last valid state.
+        last: Tensor = states[range(len(tokens)), lengths - 1]  # [b, d]
+        return last

@@ -1,0 +1,147 @@
+"""`fit`: shards and a trusted file to a run directory with a scorer."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+
+from nccleaner.config import RunConfig
+from nccleaner.data.locations import find_shards
+from nccleaner.errors import TrustedError
+from nccleaner.files import write_parquet
+from nccleaner.pipeline.backbones import Backbones, limits_of
+from nccleaner.pipeline.extraction import FeatureStore, summarise
+from nccleaner.pipeline.fitting import fit_scorer
+from nccleaner.pipeline.labelled import LabelledPair, read_labelled
+from nccleaner.pipeline.pool import build_tables
+from nccleaner.pipeline.reporter import Reporter, SilentReporter
+from nccleaner.pipeline.results import FitResult
+from nccleaner.pipeline.workspace import RunDescription, Workspace
+
+_TRUSTED = pa.schema([("shard", pa.string()), ("key", pa.string()), ("label", pa.int8())])
+
+
+def fit(
+    shards: str | Path | Sequence[str | Path],
+    *,
+    meta: str | Path,
+    run: str | Path = "nccleaner-run",
+    config: RunConfig | None = None,
+    reporter: Reporter | None = None,
+) -> FitResult:
+    """Learns from trusted pairs which pairs of the shards are mismatched.
+
+    Features that an earlier, interrupted or other fit left in the run directory are used again
+    where they fit. Scores and results of an earlier fit there are removed.
+
+    Args:
+        shards: A folder, glob, brace pattern, fsspec URL, or several of these.
+        meta: The trusted file: CSV, TSV or Parquet.
+        run: The run directory.
+        config: Settings; None for the defaults.
+        reporter: Hears of progress.
+
+    Raises:
+        ShardError: No shards, or their storage failed.
+        TrustedError: The trusted file cannot be used or holds too few usable pairs.
+        InputError: Too few pairs to learn from.
+        TrainingError: Training diverged.
+    """
+    start = time.monotonic()
+    config, reporter = config or RunConfig(), reporter or SilentReporter()
+    workspace = Workspace(Path(run))
+    trusted_path = Path(meta)
+    if not trusted_path.exists():
+        raise TrustedError(f"{trusted_path} is not there.", "Name the trusted file with --meta.")
+    found = find_shards(shards)
+    backbones = Backbones(config.encoders)
+    store = FeatureStore(
+        workspace.features,
+        backbones,
+        config.data,
+        backbones.image.fingerprint,
+        backbones.text.fingerprint if backbones.text else None,
+    )
+    parts = store.parts(found, reporter)
+    reading = summarise(parts)
+    labelled = read_labelled(
+        trusted_path, found, parts, backbones=backbones, limits=limits_of(config.data)
+    )
+    if labelled.warning:
+        reporter.warn(labelled.warning)
+    _forget_results(workspace)
+    training_folder = workspace.root / "training"
+    try:
+        tables = build_tables(found, parts, labelled.pairs, config=config, folder=training_folder)
+        training_start = time.monotonic()
+        fitted = fit_scorer(
+            tables,
+            config=config,
+            device=backbones.device,
+            metrics=workspace.metrics,
+            reporter=reporter,
+        )
+        training_s = time.monotonic() - training_start
+        write_parquet(tables.pool_samples, workspace.pool)
+    finally:
+        shutil.rmtree(training_folder, ignore_errors=True)
+    write_parquet(_trusted_samples(labelled.pairs), workspace.trusted)
+    fitted.scorer.save(workspace.scorer)
+    probes = len(tables.probe_matched)
+    held_out = sum(len(pairs) for pairs in tables.held_out)
+    result = FitResult(
+        run=workspace.root,
+        reading=reading,
+        trusted={
+            "meta": sum(len(pairs) for pairs in tables.meta),
+            "probe": probes,
+            "held_out": held_out,
+        },
+        trusted_problems=labelled.problems,
+        warning=labelled.warning,
+        pool=len(tables.pool),
+        epochs=fitted.epochs,
+        best_epoch=fitted.best_epoch,
+        held_out_auroc=fitted.held_out_auroc,
+        probe_auroc=fitted.probe_auroc,
+        noise_rate=fitted.noise_rate,
+        training_s=training_s,
+        seconds=time.monotonic() - start,
+    )
+    if fitted.fallback:
+        reporter.warn(
+            f"The noise rate rests on the trusted pairs' own scores alone: {fitted.fallback}."
+        )
+    RunDescription(
+        config=config,
+        shards=tuple(found),
+        trusted=trusted_path.absolute(),
+        image_encoder=store.image_encoder,
+        text_encoder=store.text_encoder,
+        device=backbones.device,
+        result={**asdict(result), "run": str(result.run)},
+    ).write(workspace.description)
+    return result
+
+
+def _forget_results(workspace: Workspace) -> None:
+    """Removes what an earlier fit decided, `run.json` first: from here on there is no fit."""
+    workspace.description.unlink(missing_ok=True)
+    workspace.inputs.unlink(missing_ok=True)
+    for folder in (workspace.scores, workspace.clean):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _trusted_samples(labelled: Sequence[LabelledPair]) -> pa.Table:
+    """The labelled pairs that are in the shards as they are."""
+    rows = [
+        {"shard": item.pair.shard, "key": item.pair.key, "label": item.pair.label}
+        for item in labelled
+        if item.pair.shard is not None and not item.pair.overrides_caption
+    ]
+    return pa.Table.from_pylist(rows, schema=_TRUSTED)

@@ -1,0 +1,131 @@
+"""What the commands give back: plain records, the same for the library and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nccleaner.data.trusted import RowProblem
+from nccleaner.evaluate.detection import DetectionMetrics
+from nccleaner.evaluate.retrieval import RetrievalMetrics
+from nccleaner.output.summary import Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What reading the shards found.
+
+    Attributes:
+        shards: Shards read.
+        samples: Samples they hold: pairs and rejects.
+        pairs: Samples that are pairs.
+        rejects: The others, counted by reason.
+        problems: What is wrong with a shard as a whole, by its name.
+    """
+
+    shards: int
+    samples: int
+    pairs: int
+    rejects: Mapping[str, int]
+    problems: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What `fit` did.
+
+    Attributes:
+        run: The run directory.
+        reading: What reading the shards found.
+        trusted: Pairs of each part: `meta`, `probe`, `held_out`.
+        trusted_problems: Rows of the trusted file that were skipped, and why.
+        warning: What the number of trusted pairs means for the intervals; may be empty.
+        pool: Pairs that the networks were trained on.
+        epochs: Epochs trained.
+        best_epoch: The epoch whose snapshot was kept, counted from 1.
+        held_out_auroc: On held-out trusted pairs, matched against all other pairings.
+        probe_auroc: On the planted probes.
+        noise_rate: Estimated share of mismatched pairs in the pool.
+        training_s: Seconds of training.
+        seconds: Seconds of the whole command.
+    """
+
+    run: Path
+    reading: Reading
+    trusted: Mapping[str, int]
+    trusted_problems: Sequence[RowProblem]
+    warning: str
+    pool: int
+    epochs: int
+    best_epoch: int
+    held_out_auroc: float
+    probe_auroc: float
+    noise_rate: float
+    training_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """What `score` did.
+
+    Attributes:
+        folder: Where `scores/` is.
+        reading: What reading the shards found.
+        seconds: Seconds of the whole command.
+    """
+
+    folder: Path
+    reading: Reading
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeResult:
+    """What `purge` did.
+
+    Attributes:
+        folder: The folder `clean/`.
+        summary: What is in its `summary.json`.
+        seconds: Seconds of the whole command.
+    """
+
+    folder: Path
+    summary: Summary
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A pair that `search` found.
+
+    Attributes:
+        row: Its row in the indexes.
+        shard: Its shard.
+        key: Its key there.
+        caption: Its caption.
+        product: Inner product with the query, in [-1, 1].
+        modality: Which of the pair's halves was compared.
+    """
+
+    row: int
+    shard: str
+    key: str
+    caption: str
+    product: float
+    modality: Literal["image", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateResult:
+    """What `evaluate` measured; what was not asked for is None.
+
+    Attributes:
+        retrieval: On clean pairs.
+        detection: Against the truth.
+    """
+
+    retrieval: RetrievalMetrics | None
+    detection: DetectionMetrics | None

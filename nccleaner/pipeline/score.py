@@ -1,0 +1,149 @@
+"""`score`: one Parquet file of scores for each shard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nccleaner.data.features import FeaturePart
+from nccleaner.data.locations import find_shards
+from nccleaner.files import remove_leftovers
+from nccleaner.pipeline.backbones import Backbones, resolve_device
+from nccleaner.pipeline.extraction import FeatureStore, summarise
+from nccleaner.pipeline.reporter import Reporter, SilentReporter, shard_count
+from nccleaner.pipeline.results import ScoreResult
+from nccleaner.pipeline.scored import has_scores, score_part, write_scores
+from nccleaner.pipeline.workspace import RunDescription, Workspace, add_inputs
+from nccleaner.purify.scoring import Scorer, scorer_identity
+from nccleaner.records import Shard
+
+
+def score(
+    run: str | Path,
+    shards: str | Path | Sequence[str | Path] | None = None,
+    *,
+    output: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> ScoreResult:
+    """Scores every pair of the shards; what is scored already is left as it is.
+
+    Args:
+        run: A run directory with a finished fit.
+        shards: What to score; None for the shards of the fit.
+        output: Where scores and features of another data set go; None for the run directory.
+        reporter: Hears of progress.
+
+    Raises:
+        RunError: No finished fit, or scores of other shards of the same names are there.
+        ShardError: No shards, or their storage failed.
+    """
+    start = time.monotonic()
+    scoring = Scoring.open(run, output)
+    chosen = scoring.description.shards if shards is None else tuple(find_shards(shards))
+    parts = scoring.score(chosen, reporter or SilentReporter())
+    return ScoreResult(
+        folder=scoring.target.root, reading=summarise(parts), seconds=time.monotonic() - start
+    )
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A finished fit, opened to score with.
+
+    Attributes:
+        workspace: The run directory.
+        target: Where scores, features and results go: the run directory or `--output`.
+        description: What `run.json` says.
+        store: The feature cache of the target.
+        scorer: Scores pairs.
+        identity: Of the scorer.
+        device: Where to compute.
+    """
+
+    workspace: Workspace
+    target: Workspace
+    description: RunDescription
+    store: FeatureStore
+    scorer: Scorer
+    identity: str
+    device: str
+
+    @staticmethod
+    def open(run: str | Path, output: str | Path | None) -> Scoring:
+        """Opens a run.
+
+        Raises:
+            RunError: It holds no finished fit.
+        """
+        workspace = Workspace(Path(run))
+        target = Workspace(Path(output)) if output is not None else workspace
+        description = RunDescription.read(workspace.description)
+        config = description.config
+        device = resolve_device(config.encoders.device)
+        return Scoring(
+            workspace,
+            target,
+            description,
+            FeatureStore(
+                target.features,
+                Backbones(config.encoders),
+                config.data,
+                description.image_encoder,
+                description.text_encoder,
+            ),
+            Scorer.load(workspace.scorer, device=device),
+            scorer_identity(workspace.scorer),
+            device,
+        )
+
+    def score(self, shards: Sequence[Shard], reporter: Reporter) -> list[FeaturePart]:
+        """Scores what is not scored yet; returns the parts of all shards."""
+        scored = {
+            shard.name: has_scores(self.scores_path(shard), shard, self.identity)
+            for shard in shards
+        }
+        add_inputs(self.target, shards)
+        parts = self.store.parts(shards, reporter)
+        todo = [
+            (shard, part)
+            for shard, part in zip(shards, parts, strict=True)
+            if not scored[shard.name]
+        ]
+        if not todo:
+            return parts
+        if self.target.scores.exists():
+            remove_leftovers(self.target.scores)
+        fitted = pq.read_table(self.workspace.pool)
+        pairs = sum(part.report.samples for _, part in todo)
+        with reporter.stage(f"Scoring {shard_count(todo)}", pairs, "samples") as advance:
+            for shard, part in todo:
+                table = score_part(
+                    shard,
+                    part,
+                    self.scorer,
+                    fitted_keys=self._fitted_keys(fitted, shard),
+                    device=self.device,
+                    max_tokens=self.description.config.model.max_tokens,
+                )
+                write_scores(table, self.scores_path(shard), shard, self.identity)
+                advance(part.report.samples)
+        return parts
+
+    def scores_path(self, shard: Shard) -> Path:
+        """Returns where the scores of a shard are."""
+        return self.target.scores / f"{shard.name}.parquet"
+
+    def is_of_fit(self, shard: Shard) -> bool:
+        """Tells whether the networks were trained on pairs of this very shard."""
+        return shard in self.description.shards
+
+    def _fitted_keys(self, fitted: pa.Table, shard: Shard) -> pa.Array:
+        if not self.is_of_fit(shard):
+            return pa.array([], pa.string())
+        return fitted.filter(pc.equal(fitted["shard"], shard.name))["key"].combine_chunks()

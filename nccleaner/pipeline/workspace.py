@@ -1,0 +1,189 @@
+"""A run directory: where everything is in it, and what its `run.json` says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from nccleaner.config import RunConfig
+from nccleaner.errors import RunError
+from nccleaner.files import write_json
+from nccleaner.records import Shard
+
+_LAYOUT = 1
+_PACKAGES = ("nccleaner", "torch", "torchvision", "numpy", "pyarrow", "faiss-cpu", "faiss-gpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths in a run directory, or in the `--output` folder of another data set.
+
+    Attributes:
+        root: The directory.
+    """
+
+    root: Path
+
+    @property
+    def description(self) -> Path:
+        """`run.json`."""
+        return self.root / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """`metrics.jsonl`."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def features(self) -> Path:
+        """The feature cache."""
+        return self.root / "features"
+
+    @property
+    def scorer(self) -> Path:
+        """The snapshot that scores."""
+        return self.root / "checkpoints" / "best.safetensors"
+
+    @property
+    def pool(self) -> Path:
+        """Which pairs the networks were trained on."""
+        return self.root / "checkpoints" / "pool.parquet"
+
+    @property
+    def trusted(self) -> Path:
+        """Which samples of the shards are trusted, and their labels."""
+        return self.root / "checkpoints" / "trusted.parquet"
+
+    @property
+    def scores(self) -> Path:
+        """One Parquet file a shard."""
+        return self.root / "scores"
+
+    @property
+    def inputs(self) -> Path:
+        """Which shards have scores here, `scores.json`."""
+        return self.root / "scores.json"
+
+    @property
+    def clean(self) -> Path:
+        """What `purge` writes."""
+        return self.root / "clean"
+
+    @property
+    def evaluation(self) -> Path:
+        """The feature cache of pairs that `evaluate` looks at."""
+        return self.root / "evaluation"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDescription:
+    """What `run.json` says.
+
+    Attributes:
+        config: The resolved configuration.
+        shards: The input of `fit`.
+        trusted: The trusted file.
+        image_encoder: Fingerprint of the image encoder.
+        text_encoder: Fingerprint of the text encoder; None where captions come as tokens.
+        device: Where the networks were trained.
+        result: What `fit` found: counts, problems, quality, seconds.
+    """
+
+    config: RunConfig
+    shards: tuple[Shard, ...]
+    trusted: Path
+    image_encoder: str
+    text_encoder: str | None
+    device: str
+    result: Mapping[str, Any]
+
+    def write(self, path: Path) -> None:
+        """Writes `run.json`."""
+        write_json(
+            {
+                "layout": _LAYOUT,
+                "versions": package_versions(),
+                "seed": self.config.seed,
+                "device": self.device,
+                "trusted": str(self.trusted),
+                "encoders": {"image": self.image_encoder, "text": self.text_encoder},
+                "config": self.config.model_dump(mode="json"),
+                "result": dict(self.result),
+                "shards": [asdict(shard) for shard in self.shards],
+            },
+            path,
+        )
+
+    @staticmethod
+    def read(path: Path) -> RunDescription:
+        """Reads `run.json`.
+
+        Raises:
+            RunError: There is none, or it is not one of this version.
+        """
+        if not path.exists():
+            raise RunError(
+                f"{path.parent} holds no finished fit.",
+                "Run `nccleaner fit SHARDS --meta CSV` first, or name its folder with --run.",
+            )
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if data["layout"] != _LAYOUT:
+                raise RunError(
+                    f"{path} has layout {data['layout']}, expected {_LAYOUT}.",
+                    "Run `nccleaner fit` again with this version.",
+                )
+            return RunDescription(
+                RunConfig.model_validate(data["config"]),
+                tuple(Shard(**shard) for shard in data["shards"]),
+                Path(data["trusted"]),
+                data["encoders"]["image"],
+                data["encoders"]["text"],
+                data["device"],
+                data["result"],
+            )
+        except (OSError, ValueError, LookupError, TypeError, ValidationError) as error:
+            raise RunError(
+                f"{path} cannot be read: {error}", "Run `nccleaner fit` again."
+            ) from error
+
+
+def read_inputs(workspace: Workspace) -> tuple[Shard, ...]:
+    """Returns the shards that were scored into a directory; none where nothing was.
+
+    Raises:
+        RunError: The list is damaged.
+    """
+    if not workspace.inputs.exists():
+        return ()
+    try:
+        data = json.loads(workspace.inputs.read_text(encoding="utf-8"))
+        return tuple(Shard(**shard) for shard in data["shards"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(
+            f"{workspace.inputs} cannot be read: {error}", "Run `nccleaner score` again."
+        ) from error
+
+
+def add_inputs(workspace: Workspace, shards: Sequence[Shard]) -> None:
+    """Adds shards to those that are scored into a directory."""
+    known = {shard.name: shard for shard in read_inputs(workspace)}
+    known |= {shard.name: shard for shard in shards}
+    write_json({"shards": [asdict(known[name]) for name in sorted(known)]}, workspace.inputs)
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the versions of the packages that decide the result."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

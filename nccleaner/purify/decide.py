@@ -1,0 +1,185 @@
+"""Decisions: cut-offs from histograms of scores, and what a cut-off costs, with intervals.
+
+In: scores, shard by shard. Out: a `Decision` and its price. Nothing here grows with the number of
+pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nccleaner.purify.judge import Judge
+from nccleaner.purify.mixture import BINS, Floats, fit_noise_rate
+
+Column = Literal["corrected_similarity", "clean_probability", "similarity"]
+Rule = Literal["threshold", "keep_fraction", "meta_prior"]
+
+LEVEL = 0.95
+_FINE_BINS = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Keep the pairs whose `column` is at least `cutoff`.
+
+    Attributes:
+        column: The score that is compared.
+        cutoff: In that score's range.
+        rule: What chose it.
+    """
+
+    column: Column
+    cutoff: float
+    rule: Rule
+
+    def keeps(self, scores: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Tells which of the scores of `column` are kept."""
+        kept: npt.NDArray[np.bool_] = np.asarray(scores, dtype=np.float32) >= np.float32(
+            self.cutoff
+        )
+        return kept
+
+
+def meta_prior_decision() -> Decision:
+    """The rule of the paper: keep `clean_probability` > 0.5 [P]."""
+    just_above = float(np.nextafter(np.float32(0.5), np.float32(1)))
+    return Decision("clean_probability", just_above, "meta_prior")
+
+
+class FractionFinder:
+    """Finds the cut-off that keeps a share of all pairs, from scores that come in portions.
+
+    A fine histogram over the scores' range; ties and the width of a bin (a millionth of the range)
+    decide how near the share comes.
+
+    Args:
+        column: The score.
+    """
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self._low = -1.0 if column == "similarity" else 0.0
+        self._counts = np.zeros(_FINE_BINS, dtype=np.int64)
+
+    def add(self, scores: npt.ArrayLike) -> None:
+        """Counts a portion."""
+        place = (np.asarray(scores, dtype=np.float64) - self._low) / (1 - self._low)
+        bins = np.clip((place * _FINE_BINS).astype(np.int64), 0, _FINE_BINS - 1)
+        self._counts += np.bincount(bins, minlength=_FINE_BINS)
+
+    def decision(self, fraction: float) -> Decision:
+        """Returns the decision that keeps about `fraction` of what was added, in (0, 1]."""
+        above = np.cumsum(self._counts[::-1])[::-1]  # pairs in this bin or a higher one
+        lowest = int(np.argmin(np.abs(above - fraction * above[0])))
+        cutoff = self._low + (1 - self._low) * lowest / _FINE_BINS
+        return Decision(self._column, cutoff, "keep_fraction")
+
+
+class Interval(NamedTuple):
+    """An estimated share in [0, 1] with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Price(NamedTuple):
+    """What a decision does, as far as can be known.
+
+    Attributes:
+        before: Share of mismatched pairs among all.
+        after: Share of mismatched pairs among the kept; None where none is kept.
+        lost: Share of the matched pairs that are dropped.
+    """
+
+    before: Interval
+    after: Interval | None
+    lost: Interval
+
+
+class Standing(NamedTuple):
+    """The pairs of one standing.
+
+    Attributes:
+        judge: Their judge.
+        scores: Histogram of their corrected similarities.
+        pairs: How many they are.
+    """
+
+    judge: Judge
+    scores: Floats
+    pairs: int
+
+
+def empty_histogram() -> Floats:
+    """Returns a histogram of nothing."""
+    return np.zeros(BINS)
+
+
+def price(decision: Decision, standings: Sequence[Standing], *, seed: int) -> Price:
+    """Estimates what a decision costs, from the labelled pairs of the judges (METHOD 4) [O].
+
+    Noise rates come from the mixtures and, for their interval, from the judges' draws; how many
+    matched and mismatched pairs pass the cut-off comes from the labelled pairs, by draws from the
+    posterior of a share under Jeffreys' prior. The intervals are quantiles of both together.
+
+    Args:
+        decision: What is priced.
+        standings: Fitted and unseen pairs; together at least one pair.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    used = [standing for standing in standings if standing.pairs]
+    total = sum(standing.pairs for standing in used)
+    points = np.zeros(4)
+    draws: Floats = np.zeros((len(used[0].judge.draws), 4))
+    for standing in used:
+        share = standing.pairs / total
+        labelled = standing.judge.labelled
+        passes = decision.keeps(labelled.column(decision.column))
+        good, bad = passes[labelled.matched], passes[~labelled.matched]
+        rate = fit_noise_rate(standing.judge.mixture, standing.scores).noise_rate
+        points += (
+            share
+            * _masses(
+                np.array([rate]), *(np.array([(x.sum() + 0.5) / (len(x) + 1)]) for x in (good, bad))
+            )[0]
+        )
+        rates = np.array(
+            [fit_noise_rate(draw, standing.scores).noise_rate for draw in standing.judge.draws]
+        )
+        sampled = (rng.beta(x.sum() + 0.5, len(x) - x.sum() + 0.5, len(rates)) for x in (good, bad))
+        draws += share * _masses(rates, *sampled)
+    before, after, lost = (_interval(points, draws, part) for part in _PARTS)
+    assert before is not None
+    return Price(before, after, lost or Interval(0.0, 0.0, 1.0))
+
+
+# Of [matched kept, mismatched kept, matched, mismatched]: numerator and denominator.
+_PARTS = (
+    (np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])),
+    (np.array([0, 1, 0, 0]), np.array([1, 1, 0, 0])),
+    (np.array([-1, 0, 1, 0]), np.array([0, 0, 1, 0])),
+)
+
+
+def _masses(rate: Floats, good_pass: Floats, bad_pass: Floats) -> Floats:
+    """Shares of all pairs that are matched and kept, mismatched and kept, matched, mismatched."""
+    return np.stack([(1 - rate) * good_pass, rate * bad_pass, 1 - rate, rate], axis=1)
+
+
+def _interval(
+    points: Floats, draws: Floats, part: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+) -> Interval | None:
+    over, under = part
+    if points @ under < 1e-12:
+        return None
+    shares = (draws @ over) / np.maximum(draws @ under, 1e-12)
+    value = float(points @ over / (points @ under))
+    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(min(low, value)), float(max(high, value)))

@@ -1,0 +1,138 @@
+"""The evidence that needs no training: the ridge map and the neighbours, on frozen features.
+
+None of it has seen the pair it judges, so it cannot have learned the mismatched ones by heart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nccleaner.purify.neighbours import References
+from nccleaner.purify.ridge import FOLDS, RidgeMap, Standardiser
+
+_BLOCK_ROWS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Pairs by their frozen features.
+
+    Attributes:
+        images: [n, f].
+        texts: [n, l].
+        identities: [n], a number from the content of each image.
+    """
+
+    images: Float[Tensor, "n f"]
+    texts: Float[Tensor, "n l"]
+    identities: Int[Tensor, " n"]
+
+    def take(self, index: Tensor | slice) -> Frozen:
+        """Returns the pairs at `index`."""
+        return Frozen(self.images[index], self.texts[index], self.identities[index])
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenEvidence:
+    """What frozen features say of a pair: two cosines of the ridge map, two of the neighbours.
+
+    Attributes:
+        of_images: Standardises image features.
+        of_texts: Standardises caption features.
+        ridge: The map.
+        references: Where neighbours are sought.
+        neighbours: How many count.
+    """
+
+    of_images: Standardiser
+    of_texts: Standardiser
+    ridge: RidgeMap
+    references: References
+    neighbours: int
+
+    @staticmethod
+    def fit(
+        pool: Frozen,
+        *,
+        weights: Float[Tensor, " n"],
+        references: int,
+        neighbours: int,
+        penalty: float,
+        generator: torch.Generator,
+    ) -> FrozenEvidence:
+        """Fits to the pool.
+
+        Args:
+            pool: Its pairs.
+            weights: In [0, 1], how much each pair is believed.
+            references: Pairs among which neighbours are sought; a random sample.
+            neighbours: How many count.
+            penalty: Of the ridge map, in variances of the features.
+            generator: Source of randomness.
+        """
+        of_images, of_texts = Standardiser.fit(pool.images), Standardiser.fit(pool.texts)
+        images, texts = of_images(pool.images), of_texts(pool.texts)
+        chosen = torch.randperm(len(images), generator=generator)[:references]
+        return FrozenEvidence(
+            of_images,
+            of_texts,
+            RidgeMap.fit(
+                images, texts, folds=pool.identities % FOLDS, weights=weights, penalty=penalty
+            ),
+            References.build(
+                images[chosen],
+                texts[chosen],
+                identities=pool.identities[chosen],
+                weights=weights[chosen],
+            ),
+            neighbours,
+        )
+
+    def of(self, pairs: Frozen) -> Float[Tensor, "n 4"]:
+        """Returns the evidence of pairs; higher = better matched."""
+        blocks = [pairs.images.new_zeros(0, 4)]
+        for start in range(0, len(pairs.images), _BLOCK_ROWS):
+            block = pairs.take(slice(start, start + _BLOCK_ROWS))
+            images, texts = self.of_images(block.images), self.of_texts(block.texts)
+            cosines = self.ridge.cosines(images, texts, folds=block.identities % FOLDS)
+            agreement = self.references.agreement(
+                images, texts, identities=block.identities, neighbours=self.neighbours
+            )
+            blocks.append(torch.stack([*cosines, *agreement], dim=1))
+        return torch.cat(blocks)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns what `from_tensors` needs, for a file."""
+        return {
+            "image_mean": self.of_images.mean,
+            "image_scale": self.of_images.scale,
+            "text_mean": self.of_texts.mean,
+            "text_scale": self.of_texts.scale,
+            "ridge_to_text": self.ridge.to_text,
+            "ridge_to_image": self.ridge.to_image,
+            "reference_images": self.references.images,
+            "reference_texts": self.references.texts,
+            "reference_identities": self.references.identities,
+            "reference_weights": self.references.weights,
+            "neighbours": torch.tensor(self.neighbours),
+        }
+
+    @staticmethod
+    def from_tensors(tensors: dict[str, Tensor]) -> FrozenEvidence:
+        """Restores what `tensors` gave."""
+        return FrozenEvidence(
+            Standardiser(tensors["image_mean"], tensors["image_scale"]),
+            Standardiser(tensors["text_mean"], tensors["text_scale"]),
+            RidgeMap(tensors["ridge_to_text"], tensors["ridge_to_image"]),
+            References(
+                tensors["reference_images"],
+                tensors["reference_texts"],
+                tensors["reference_identities"],
+                tensors["reference_weights"],
+            ),
+            int(tensors["neighbours"]),
+        )

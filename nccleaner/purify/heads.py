@@ -1,0 +1,78 @@
+"""The last layer of the meta network on all the evidence: a, b of s = σ(residual + a·e + b).
+
+Its weights come from trusted pairs that stood where the judged pairs stand: in the pool for pairs
+of the pool, outside it for others (METHOD 2 and 4) [O].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+Floats = npt.NDArray[np.float64]
+
+# Strength of the pull towards equal weights, in labelled pairs. A few dozen pairs cannot tell
+# correlated kinds of evidence apart; several hundred can.
+_PULL = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceHead:
+    """A logistic model over kinds of evidence, each of which speaks for a match.
+
+    Attributes:
+        mean: [e], of each kind of evidence over the pool.
+        scale: [e], its standard deviation.
+        weights: [e], not negative.
+        bias: The intercept.
+    """
+
+    mean: Floats
+    scale: Floats
+    weights: Floats
+    bias: float
+
+    @staticmethod
+    def fit(
+        evidence: npt.ArrayLike, matched: npt.ArrayLike, *, mean: Floats, scale: Floats
+    ) -> EvidenceHead:
+        """Fits to labelled pairs; both labels weigh the same.
+
+        Penalised maximum likelihood: weights are not negative, since every kind of evidence is
+        higher for matched pairs, and are drawn towards their common mean.
+
+        Args:
+            evidence: [n, e].
+            matched: [n] bool, at least one of each.
+            mean: [e], of the pool.
+            scale: [e], of the pool, positive.
+        """
+        standard = (np.asarray(evidence, dtype=np.float64) - mean) / scale
+        label = np.asarray(matched, dtype=bool)
+        share = np.where(label, 0.5 / label.sum(), 0.5 / (~label).sum()) * len(label)
+        sign = np.where(label, 1.0, -1.0)
+
+        def objective(parameters: Floats) -> tuple[float, Floats]:
+            weights, bias = parameters[:-1], parameters[-1]
+            margin = sign * (standard @ weights + bias)
+            apart = weights - weights.mean()
+            loss = (
+                share @ np.logaddexp(0, -margin) + _PULL * apart @ apart + 0.05 * weights @ weights
+            )
+            slope = -share * sign / (1 + np.exp(np.clip(margin, -500, 500)))
+            gradient = standard.T @ slope + 2 * _PULL * apart + 0.1 * weights
+            return float(loss), np.append(gradient, slope.sum())
+
+        start = np.append(np.full(standard.shape[1], 0.5), 0.0)
+        bounds = [(0.0, None)] * standard.shape[1] + [(None, None)]
+        found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds)
+        return EvidenceHead(mean, scale, found.x[:-1], float(found.x[-1]))
+
+    def __call__(self, evidence: npt.ArrayLike) -> Floats:
+        """Returns corrected similarities in (0, 1) of pairs, [n, e] → [n]."""
+        standard = (np.asarray(evidence, dtype=np.float64) - self.mean) / self.scale
+        logit: Floats = standard @ self.weights + self.bias
+        return 1 / (1 + np.exp(-np.clip(logit, -500, 500)))

@@ -1,0 +1,283 @@
+"""Scores pairs: two trained networks, the frozen evidence and the judges, in one object.
+
+In: features and pairs. Out: similarity, corrected similarity, clean probability, embeddings for the
+indexes. The object is one safetensors file; nothing in it executes when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nccleaner.errors import RunError
+from nccleaner.files import replace_file
+from nccleaner.model.mfsr import MainNet
+from nccleaner.model.mscn import MetaNet
+from nccleaner.purify.frozen import Frozen, FrozenEvidence
+from nccleaner.purify.judge import Judge
+from nccleaner.train.networks import Architecture, build_networks
+from nccleaner.train.objective import pair_logits
+from nccleaner.train.pairs import Features, Pairs
+
+_BLOCK_ROWS = 4096
+_LAYOUT = 1
+
+
+class Evidence(NamedTuple):
+    """What is known of pairs.
+
+    Attributes:
+        similarity: [n] in [-1, 1], mean cosine of the networks' semantic parts.
+        of_networks: For each network [n, e]: the logit of its corrected similarity, the cosine of
+            the other network, and the frozen evidence.
+    """
+
+    similarity: npt.NDArray[np.float32]
+    of_networks: tuple[npt.NDArray[np.float32], ...]
+
+
+class Scored(NamedTuple):
+    """Scores of pairs, as in the output contract."""
+
+    similarity: npt.NDArray[np.float32]
+    corrected_similarity: npt.NDArray[np.float32]
+    clean_probability: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """The two standings of a pair.
+
+    Attributes:
+        fitted: Judges pairs that the networks were trained on.
+        unseen: Judges all others.
+    """
+
+    fitted: Judge
+    unseen: Judge
+
+
+class Scorer:
+    """Scores pairs and embeds their halves.
+
+    Args:
+        architecture: Shape of the networks.
+        networks: Main and meta network, two of each.
+        frozen: The frozen evidence; None where captions come as tokens.
+        judges: None until they are fitted; then `score` works.
+        tokenizer: Of captions that come as tokens, as JSON text; else empty.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: Architecture,
+        networks: Sequence[tuple[MainNet, MetaNet]],
+        frozen: FrozenEvidence | None,
+        judges: Judges | None,
+        tokenizer: str,
+    ) -> None:
+        self.architecture = architecture
+        self.networks = [(main_net.eval(), meta_net.eval()) for main_net, meta_net in networks]
+        self.frozen = frozen
+        self.judges = judges
+        self.tokenizer = tokenizer
+
+    @torch.inference_mode()
+    def embed_images(self, images: Tensor) -> Float[Tensor, "n nets*d"]:
+        """Embeds images, [n, f]; rows have length 1.
+
+        The inner product with a row of `embed_texts` is the pair's `similarity`.
+        """
+        return self._join([self._parts(main, "image", images) for main, _ in self.networks])
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Tensor) -> Float[Tensor, "n nets*d"]:
+        """Embeds captions, [n, l] features or [n, t] tokens; rows have length 1."""
+        return self._join([self._parts(main, "text", texts) for main, _ in self.networks])
+
+    @torch.inference_mode()
+    def gather(
+        self, features: Features, pairs: Pairs, *, identities: Int[Tensor, " images"]
+    ) -> Evidence:
+        """Gathers the evidence of pairs.
+
+        Args:
+            features: What `pairs` point into; every row of it is embedded once.
+            pairs: What to look at.
+            identities: A number from the content of each image of `features`.
+        """
+        logits, cosines = [], []
+        for main_net, meta_net in self.networks:
+            images = self._parts(main_net, "image", features.images)
+            texts = self._parts(main_net, "text", features.texts)
+            blocks = [
+                (images[block.image_rows], texts[block.text_rows]) for block in _blocks(pairs)
+            ]
+            cosines.append(_cat([(image * text).sum(dim=1) for image, text in blocks]))
+            logits.append(_cat([pair_logits(main_net, meta_net, *block) for block in blocks]))
+        frozen = self._frozen_evidence(features, pairs, identities)
+        of_networks = tuple(
+            torch.cat([torch.stack([logits[net], cosines[1 - net]], dim=1), frozen], dim=1)
+            for net in range(len(self.networks))
+        )
+        similarity = torch.stack(cosines).mean(dim=0)
+        return Evidence(
+            similarity.cpu().numpy(), tuple(evidence.cpu().numpy() for evidence in of_networks)
+        )
+
+    def score(self, evidence: Evidence, *, fitted: npt.NDArray[np.bool_]) -> Scored:
+        """Scores pairs by the judge of their standing.
+
+        Args:
+            evidence: As `gather` gives it.
+            fitted: [n], whether the networks were trained on the pair.
+        """
+        assert self.judges is not None, "judges are fitted before anything is scored"
+        corrected = np.empty(len(fitted), dtype=np.float32)
+        clean = np.empty(len(fitted), dtype=np.float32)
+        for judge, rows in ((self.judges.fitted, fitted), (self.judges.unseen, ~fitted)):
+            corrected[rows] = judge.corrected_similarity(
+                [rows_of_net[rows] for rows_of_net in evidence.of_networks]
+            )
+            clean[rows] = judge.mixture.clean_probability(corrected[rows])
+        return Scored(evidence.similarity.clip(-1, 1), corrected, clean)
+
+    def save(self, path: Path) -> str:
+        """Writes the scorer as one safetensors file; returns its identity."""
+        from safetensors.torch import save_file
+
+        assert self.judges is not None, "a scorer is saved when it can score"
+        tensors = {}
+        for index, nets in enumerate(self.networks):
+            for kind, net in zip(("main_net", "meta_net"), nets, strict=True):
+                for name, value in net.state_dict().items():
+                    tensors[f"{kind}.{index}.{name}"] = value
+        if self.frozen is not None:
+            for name, value in self.frozen.tensors().items():
+                tensors[f"frozen.{name}"] = value
+        description = {
+            "layout": _LAYOUT,
+            "architecture": asdict(self.architecture),
+            "judges": {
+                "fitted": self.judges.fitted.to_json(),
+                "unseen": self.judges.unseen.to_json(),
+            },
+            "tokenizer": self.tokenizer,
+        }
+        with replace_file(path) as temporary:
+            save_file(
+                {name: value.cpu().contiguous() for name, value in tensors.items()},
+                temporary,
+                metadata={"nccleaner": json.dumps(description)},
+            )
+        return scorer_identity(path)
+
+    @staticmethod
+    def load(path: Path, *, device: str) -> Scorer:
+        """Reads a scorer.
+
+        Raises:
+            RunError: The file is missing, damaged, or of another version.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not path.exists():
+            raise RunError(f"{path} is not there.", "Run `nccleaner fit` first.")
+        try:
+            with safe_open(path, framework="pt", device=device) as file:
+                description = json.loads((file.metadata() or {}).get("nccleaner", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, ValueError) as error:
+            raise RunError(f"{path} is damaged: {error}", "Run `nccleaner fit` again.") from error
+        if description.get("layout") != _LAYOUT:
+            raise RunError(
+                f"{path} is of layout {description.get('layout')}, expected {_LAYOUT}.",
+                "Run `nccleaner fit` again with this version.",
+            )
+        architecture = Architecture(**description["architecture"])
+        networks = []
+        for index in range(2):
+            main_net, meta_net = build_networks(architecture, seed=0)
+            main_net.load_state_dict(_under(tensors, f"main_net.{index}."))
+            meta_net.load_state_dict(_under(tensors, f"meta_net.{index}."))
+            networks.append((main_net.to(device), meta_net.to(device)))
+        frozen = _under(tensors, "frozen.")
+        judges = {name: Judge.from_json(data) for name, data in description["judges"].items()}
+        return Scorer(
+            architecture=architecture,
+            networks=networks,
+            frozen=FrozenEvidence.from_tensors(frozen) if frozen else None,
+            judges=Judges(**judges),
+            tokenizer=description["tokenizer"],
+        )
+
+    def _parts(self, main_net: MainNet, modality: str, rows: Tensor) -> Float[Tensor, "n d"]:
+        separate = main_net.separate_images if modality == "image" else main_net.separate_texts
+        return torch.cat(
+            [
+                torch.empty(0, self.architecture.joint_width, device=rows.device),
+                *(
+                    separate(block).semantic
+                    for block in torch.split(rows, _BLOCK_ROWS)
+                    if len(block)
+                ),
+            ]
+        )
+
+    def _join(self, parts: list[Tensor]) -> Float[Tensor, "n d"]:
+        joined: Tensor = torch.cat(parts, dim=1) / len(parts) ** 0.5
+        return joined
+
+    def _frozen_evidence(self, features: Features, pairs: Pairs, identities: Tensor) -> Tensor:
+        if self.frozen is None:
+            return features.images.new_zeros((len(pairs), 0), dtype=torch.float32)
+        blocks = [
+            self.frozen.of(
+                Frozen(
+                    features.images[block.image_rows].float(),
+                    features.texts[block.text_rows].float(),
+                    identities[block.image_rows],
+                )
+            )
+            for block in _blocks(pairs)
+        ]
+        return torch.cat([features.images.new_zeros((0, 4), dtype=torch.float32), *blocks])
+
+
+def scorer_identity(path: Path) -> str:
+    """Returns the SHA-256 of a scorer's file: scores say by it which scorer made them."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _blocks(pairs: Pairs) -> list[Pairs]:
+    return [
+        Pairs(image_rows, text_rows)
+        for image_rows, text_rows in zip(
+            torch.split(pairs.image_rows, _BLOCK_ROWS),
+            torch.split(pairs.text_rows, _BLOCK_ROWS),
+            strict=True,
+        )
+        if len(image_rows)
+    ]
+
+
+def _cat(blocks: list[Tensor]) -> Float[Tensor, " n"]:
+    return torch.cat(blocks) if blocks else torch.empty(0)
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)
+    }

@@ -1,0 +1,189 @@
+"""What is minimised: the main network's loss on noisy pairs, the meta loss on trusted ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nccleaner.model.losses import (
+    adaptive_margin,
+    hinge_loss,
+    info_nce_loss,
+    meta_loss,
+    modality_loss,
+    no_negatives,
+    specific_loss,
+)
+from nccleaner.model.mfsr import MainNet
+from nccleaner.model.mscn import MetaNet
+from nccleaner.train.pairs import Features, Pairs, TrustedPairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossWeights:
+    """Weight of each term of the main loss; 0 switches a term off.
+
+    Attributes:
+        info_nce: Symmetric InfoNCE on the cosines.
+        hinge: Ranking by corrected similarity with a margin for each pair.
+        modality: Modality parts gather by modality.
+        specific: Semantic and specific parts differ.
+        margin: γ of the hinge.
+        modality_margin: m of the modality loss.
+    """
+
+    info_nce: float
+    hinge: float
+    modality: float
+    specific: float
+    margin: float
+    modality_margin: float
+
+
+class NoisyBatch(NamedTuple):
+    """A batch of the pool.
+
+    Attributes:
+        features: The table that `pairs` points into.
+        pairs: The pairs of the batch.
+        weights: [b] in [0, 1], how much each pair is believed.
+        warm_up: Plain margin and the mean over negatives, instead of adaptive and hardest.
+    """
+
+    features: Features
+    pairs: Pairs
+    weights: Float[Tensor, " b"]
+    warm_up: bool
+
+
+def main_loss(
+    main_net: MainNet, meta_net: MetaNet, batch: NoisyBatch, *, loss_weights: LossWeights
+) -> Float[Tensor, ""]:
+    """L = λ_nce L_nce + λ_rank L_rank + λ_mo L_mo + λ_sp L_sp (METHOD 1 and 2)."""
+    image, text = main_net(
+        batch.features.images[batch.pairs.image_rows], batch.features.texts[batch.pairs.text_rows]
+    )
+    cosines = image.semantic @ text.semantic.T  # [b, b]
+    excluded = no_negatives(batch.pairs.image_rows) | no_negatives(batch.pairs.text_rows)
+    loss: Tensor = cosines.new_zeros(())
+    if loss_weights.info_nce:
+        loss = loss + loss_weights.info_nce * info_nce_loss(
+            cosines,
+            inverse_temperature=main_net.inverse_temperature,
+            weights=batch.weights,
+            excluded=excluded,
+        )
+    if loss_weights.hinge:
+        vectors = main_net.similarity_vector.pairwise(image.semantic, text.semantic)  # [b, b, s]
+        corrected = meta_net(vectors, cosines).sigmoid()  # [b, b]
+        margins = torch.full_like(batch.weights, loss_weights.margin)
+        if not batch.warm_up:
+            margins = adaptive_margin(corrected.diagonal(), margin=loss_weights.margin)
+        loss = loss + loss_weights.hinge * hinge_loss(
+            corrected,
+            margins=margins,
+            weights=batch.weights,
+            excluded=excluded,
+            hardest=not batch.warm_up,
+        )
+    if loss_weights.modality:
+        loss = loss + loss_weights.modality * modality_loss(
+            image, text, margin=loss_weights.modality_margin
+        )
+    if loss_weights.specific:
+        loss = loss + loss_weights.specific * specific_loss(image, text)
+    return loss
+
+
+def trusted_loss(
+    main_net: MainNet,
+    meta_net: MetaNet,
+    *,
+    features: Features,
+    matched: Pairs,
+    mismatched: Pairs,
+) -> Float[Tensor, ""]:
+    """L_meta: cross-entropy of corrected similarities on trusted pairs (METHOD 2).
+
+    Beside `mismatched`, every other pair of `matched` serves with the highest-scoring wrong caption
+    of the batch as a hard mismatched pair [O].
+
+    Args:
+        main_net: The main network, or one after its virtual step.
+        meta_net: The meta network.
+        features: The table that the pairs point into.
+        matched: Trusted matched pairs [m].
+        mismatched: Pairs known or made to be mismatched [k].
+    """
+    image, text = main_net(features.images[matched.image_rows], features.texts[matched.text_rows])
+    hard_image, hard_text = _hardest(image.semantic, text.semantic, matched)
+    other_image, other_text = main_net(
+        features.images[mismatched.image_rows], features.texts[mismatched.text_rows]
+    )
+    return meta_loss(
+        pair_logits(main_net, meta_net, image.semantic, text.semantic),
+        pair_logits(
+            main_net,
+            meta_net,
+            torch.cat([other_image.semantic, hard_image]),
+            torch.cat([other_text.semantic, hard_text]),
+        ),
+    )
+
+
+def pair_logits(
+    main_net: MainNet,
+    meta_net: MetaNet,
+    images: Float[Tensor, "n d"],
+    texts: Float[Tensor, "n d"],
+) -> Float[Tensor, " n"]:
+    """Returns the logit of the corrected similarity of image i with caption i."""
+    logits: Tensor = meta_net(
+        main_net.similarity_vector.paired(images, texts), (images * texts).sum(dim=1)
+    )
+    return logits
+
+
+def _hardest(
+    images: Float[Tensor, "m d"], texts: Float[Tensor, "m d"], pairs: Pairs
+) -> tuple[Float[Tensor, "h d"], Float[Tensor, "h d"]]:
+    same = pairs.image_rows[:, None] == pairs.image_rows[None, :]
+    same = same | (pairs.text_rows[:, None] == pairs.text_rows[None, :])
+    cosines = (images @ texts.T).detach().masked_fill(same, -torch.inf)  # [m, m]
+    best = cosines.max(dim=1)
+    usable = (best.values > -torch.inf) & (torch.arange(len(images), device=images.device) % 2 == 0)
+    return images[usable], texts[best.indices[usable]]
+
+
+def mismatched_for(
+    trusted: TrustedPairs, pool: Pairs, *, count: int, generator: torch.Generator
+) -> Pairs:
+    """Draws mismatched pairs: a random image of the pool with a random caption of it [P].
+
+    Trusted pairs that a person labelled mismatched take up to half of the places [O].
+
+    Args:
+        trusted: The meta part of the trusted pairs.
+        pool: The noisy pool.
+        count: How many to draw.
+        generator: Source of randomness.
+
+    Returns:
+        At most `count` pairs: a draw that hits the image's own caption is left out.
+    """
+    labelled = len(trusted.mismatched)
+    from_people = min(labelled, count // 2)
+    chosen = trusted.mismatched.take(torch.randperm(labelled, generator=generator)[:from_people])
+    drawn = torch.randint(len(pool), (2, count - from_people), generator=generator)
+    image_rows, text_rows = pool.image_rows[drawn[0]], pool.text_rows[drawn[1]]
+    # An image with its own caption, or one that reads the same, would teach that matched is
+    # mismatched.
+    wrong = (image_rows != pool.image_rows[drawn[1]]) & (text_rows != pool.text_rows[drawn[0]])
+    return Pairs(
+        torch.cat([chosen.image_rows, image_rows[wrong]]),
+        torch.cat([chosen.text_rows, text_rows[wrong]]),
+    )
