@@ -285,8 +285,8 @@ def _train(
             log.flush()
             reporter.note(
                 f"epoch {report.epoch:>2} of {epochs}: loss {report.main_loss:.3f}, "
-                f"meta loss {report.meta_loss:.3f}, {100 * report.believed:.0f} % of the pool believed, "
-                f"AUROC on held-out pairs {report.selection:.4f}"
+                f"meta loss {report.meta_loss:.3f}, {100 * report.believed:.0f} % of the pool "
+                f"believed, AUROC on held-out pairs {report.selection:.4f}"
             )
             if report.selection > selection:
                 best_epoch, selection = report.epoch, report.selection
