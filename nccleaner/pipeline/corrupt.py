@@ -49,7 +49,7 @@ def corrupt(
     reporter, limits = reporter or SilentReporter(), limits_of(DataConfig())
     found = find_shards(shards)
     keep = set() if trusted is None else _named(found, Path(trusted), limits)
-    with reporter.stage(f"Copying {shard_count(found)}", None, "pairs") as advance:
+    with reporter.stage(f"Copying {shard_count(found)}", None, "pairs read or written") as advance:
         return corrupt_shards(
             found,
             out,

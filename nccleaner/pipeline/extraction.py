@@ -49,7 +49,7 @@ class FeatureStore:
             parts |= self._extract(missing, reporter)
         found = [part for part in parts.values() if part is not None]
         for part in found:
-            self._check(part.report, reporter)
+            self._check(part.report)
         return found
 
     def _find(self, shard: Shard) -> FeaturePart | None:
@@ -85,15 +85,12 @@ class FeatureStore:
                 )
         return parts
 
-    def _check(self, report: ShardReport, reporter: Reporter) -> None:
-        if not report.problem:
-            return
-        if self.data.on_bad_shard == "fail":
+    def _check(self, report: ShardReport) -> None:
+        if report.problem and self.data.on_bad_shard == "fail":
             raise ShardError(
                 f"Shard {report.shard}: {report.problem}",
                 "Mend or remove it, or use its good samples with --on-bad-shard use.",
             )
-        reporter.warn(f"Shard {report.shard}: {report.problem}")
 
 
 def summarise(parts: Sequence[FeaturePart]) -> Reading:

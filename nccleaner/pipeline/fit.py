@@ -60,13 +60,14 @@ def fit(
         raise TrustedError(f"{trusted_path} is not there.", "Name the trusted file with --meta.")
     found = find_shards(shards)
     backbones = Backbones(config.encoders)
-    store = FeatureStore(
-        workspace.features,
-        backbones,
-        config.data,
-        backbones.image.fingerprint,
-        backbones.text.fingerprint if backbones.text else None,
-    )
+    with reporter.stage("Loading encoders", None, "encoders"):
+        store = FeatureStore(
+            workspace.features,
+            backbones,
+            config.data,
+            backbones.image.fingerprint,
+            backbones.text.fingerprint if backbones.text else None,
+        )
     parts = store.parts(found, reporter)
     reading = summarise(parts)
     labelled = read_labelled(

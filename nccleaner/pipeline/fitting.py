@@ -82,10 +82,11 @@ def fit_scorer(
     fit = _mixture_fit(config.purify)
     frozen, belief = None, None
     if not tables.vocabulary:
-        frozen, belief = _look_before_training(data, config, fit)
+        with reporter.stage("Fitting the ridge map and the neighbours", None, "fits"):
+            frozen, belief = _look_before_training(data, config, fit)
         reporter.note(
-            f"Before training, the frozen features find {100 * belief.mixture.noise_rate:.0f} % "
-            "of the pool mismatched."
+            f"Before training, the frozen features find {belief.mixture.noise_rate:.0%} of the "
+            "pool mismatched."
         )
     best, best_epoch, selection = _train(
         data, config, belief, fit=fit, metrics=metrics, reporter=reporter
@@ -98,7 +99,8 @@ def fit_scorer(
         judges=None,
         tokenizer=tables.tokenizer,
     )
-    scorer.judges = _calibrate(scorer, data, config, fit)
+    with reporter.stage("Calibrating by the planted probes", None, "fits"):
+        scorer.judges = _calibrate(scorer, data, config, fit)
     fitted = scorer.judges.fitted
     return Fitted(
         scorer=scorer,
@@ -271,7 +273,7 @@ def _train(
     best: list[tuple[MainNet, MetaNet]] = []
     best_epoch, selection = 0, -1.0
     metrics.parent.mkdir(parents=True, exist_ok=True)
-    title = f"Training two networks on {len(data.pool)} pairs"
+    title = f"Training two networks on {len(data.pool):,} pairs"
     # Dropout draws from the global generator; the caller's is left as it was.
     with (
         torch.random.fork_rng(),
@@ -284,9 +286,8 @@ def _train(
             log.write(json.dumps(asdict(report)) + "\n")
             log.flush()
             reporter.note(
-                f"epoch {report.epoch:>2} of {epochs}: loss {report.main_loss:.3f}, "
-                f"meta loss {report.meta_loss:.3f}, {100 * report.believed:.0f} % of the pool "
-                f"believed, AUROC on held-out pairs {report.selection:.4f}"
+                f"Epoch {report.epoch:>2} of {epochs}: loss {report.main_loss:.3f}, "
+                f"believed {report.believed:.0%}, held-out AUROC {report.selection:.4f}"
             )
             if report.selection > selection:
                 best_epoch, selection = report.epoch, report.selection

@@ -1,0 +1,97 @@
+"""`nccleaner purge`: drops the mismatched pairs and writes the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from nccleaner.errors import UsageError
+from nccleaner_cli.command import Command, output_option, run_option, run_words, shows_result
+from nccleaner_cli.console import Display
+from nccleaner_cli.results import show_purge
+from nccleaner_cli.text import command_line
+
+if TYPE_CHECKING:
+    from nccleaner.pipeline.results import PurgeResult
+    from nccleaner.purify.decide import Column
+
+_HELP = """Decides which pairs are mismatched, and writes the manifests of the kept and of the
+rejected, FAISS indexes of the kept, and a DataComp subset file. What is not scored yet is scored.
+
+Without a cut-off a pair is kept if it is more likely matched than not, judged by the trusted pairs.
+The result says what share of the kept is estimated to be mismatched, and what share of the good
+pairs is lost. Scores are kept: another cut-off takes seconds."""
+
+_SCORES: dict[str, Column] = {
+    "corrected-similarity": "corrected_similarity",
+    "clean-probability": "clean_probability",
+    "similarity": "similarity",
+}
+_DEFAULT_SCORE = "corrected-similarity"
+
+
+@click.command(
+    "purge",
+    cls=Command,
+    help=_HELP,
+    examples=[
+        "nccleaner purge",
+        "nccleaner purge --threshold 0.3",
+        "nccleaner purge --threshold 0.9 --by clean-probability",
+        "nccleaner purge --keep-fraction 0.5",
+    ],
+    then="Train on the pairs in clean/manifest, look for some with `nccleaner search`, "
+    "or filter the original shards while training with `nccleaner.KeepSet` in Python.",
+)
+@run_option()
+@output_option()
+@click.option(
+    "--threshold", type=float, metavar="T", help="Keep the pairs whose score is T or higher."
+)
+@click.option(
+    "--keep-fraction",
+    type=float,
+    metavar="F",
+    help="Keep this share of the pairs, those with the highest scores.",
+)
+@click.option(
+    "--by",
+    type=click.Choice(list(_SCORES)),
+    help=f"The score that the cut-off is on.  [default: {_DEFAULT_SCORE}]",
+)
+@shows_result
+def purge(
+    display: Display,
+    *,
+    run: Path,
+    output: Path | None,
+    threshold: float | None,
+    keep_fraction: float | None,
+    by: str | None,
+) -> PurgeResult:
+    """Runs the command."""
+    if by and threshold is None and keep_fraction is None:
+        raise UsageError(
+            "--by says which score a cut-off is on, and there is none.",
+            "Add --threshold or --keep-fraction, or leave --by out.",
+        )
+
+    import nccleaner
+
+    result = nccleaner.purge(
+        run,
+        threshold=threshold,
+        by=_SCORES[by or _DEFAULT_SCORE],
+        keep_fraction=keep_fraction,
+        output=output,
+        reporter=display,
+    )
+    show_purge(display, result)
+    display.heading(f"Written to {result.folder}. Next:")
+    words = run_words(run, output)
+    display.command(command_line("nccleaner", "search", "a red car", *words))
+    if threshold is None and keep_fraction is None:
+        display.command(command_line("nccleaner", "purge", *words, "--threshold", "0.5"))
+    return result

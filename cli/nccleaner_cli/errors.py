@@ -1,0 +1,56 @@
+"""How a command ends: 0 done, 1 failed, 2 used wrongly, 130 interrupted by the user."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from nccleaner.errors import NccleanerError, UsageError
+from nccleaner_cli.text import escape_controls, one_line
+
+FAILED = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130
+
+
+@contextmanager
+def exit_codes(*, debug: bool) -> Iterator[None]:
+    """Turns what goes wrong inside into a line for people, a next step and an exit code.
+
+    Args:
+        debug: Show the traceback too.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _tell("Interrupted", "The same command continues where it stopped.")
+        sys.exit(INTERRUPTED)
+    except NccleanerError as error:
+        if debug:
+            _show_traceback(error)
+        _tell("Error", error.message)
+        if error.next_step:
+            _tell("Next", error.next_step)
+        sys.exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED)
+    except Exception as error:
+        _tell("Error", f"{type(error).__name__}: {error}".removesuffix(": "))
+        if debug:
+            _show_traceback(error)
+        else:
+            _tell("Next", "Run again with --debug to see where; finished work is not done twice.")
+        sys.exit(FAILED)
+
+
+def _tell(label: str, text: str) -> None:
+    colors = {"Next": "cyan", "Interrupted": "yellow"}
+    start = click.style(f"{label}:", fg=colors.get(label, "red"), bold=True)
+    click.echo(f"{start} {one_line(text)}", err=True)
+
+
+def _show_traceback(error: Exception) -> None:
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        click.echo(escape_controls(line), err=True)

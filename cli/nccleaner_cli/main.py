@@ -1,0 +1,80 @@
+"""`nccleaner`: the group of commands. Each is imported when it is asked for, to keep help fast."""
+
+from __future__ import annotations
+
+import io
+import sys
+from importlib import import_module
+
+import click
+
+_COMMANDS = {
+    "fit": "Learn from trusted pairs which of the others are mismatched.",
+    "score": "Score every pair, of these or of other shards.",
+    "purge": "Drop the mismatched; write manifests and indexes of the rest.",
+    "search": "Find the kept pairs nearest to a text or an image.",
+    "evaluate": "Measure retrieval on clean pairs, detection against a truth.",
+    "corrupt": "Write shards with known mismatches, to test a cleaner.",
+    "demo": "Do the whole job on the embedded example, and explain it.",
+}
+
+_HELP = """Cleans web-scraped image-caption pairs: learns from a few hundred pairs that you trust
+which of the others are mismatched, and writes a cleaned data set.
+
+\b
+Quick start:
+  nccleaner fit shards/ --meta trusted.csv
+  nccleaner purge
+
+New here? `nccleaner demo` does the whole job on an embedded example and explains each step.
+`nccleaner COMMAND --help` shows examples, and what comes next."""
+
+
+class _Commands(click.Group):
+    """Knows the commands' names and summaries without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        cmd_name: str,
+    ) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(f"nccleaner_cli.commands.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
+        with formatter.section("Commands, in the order of use"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(
+    "nccleaner",
+    cls=_Commands,
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="nccleaner")
+def cli() -> None:
+    """The group itself does nothing."""
+
+
+def main() -> None:
+    """Runs the command line; the entry point."""
+    # A caption in any script must not fail where the locale lacks its letters.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    cli(prog_name="nccleaner")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""What came of a command, in words and tables, the same wherever it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from nccleaner_cli.console import Column, Display
+from nccleaner_cli.text import bullet_lines, duration, percent, quantity
+
+if TYPE_CHECKING:
+    from nccleaner.evaluate.detection import DetectionMetrics
+    from nccleaner.evaluate.retrieval import RetrievalMetrics
+    from nccleaner.output.summary import Estimate
+    from nccleaner.pipeline.results import FitResult, Hit, PurgeResult, Reading
+
+_PROBLEMS_SHOWN = 10
+_UNKNOWN = "not known"
+
+_RULES = {
+    "threshold": "the threshold given",
+    "keep_fraction": "the share to keep that was given",
+    "meta_prior": "more likely matched than not, by the trusted pairs",
+}
+
+
+def show_reading(display: Display, reading: Reading, details: str) -> None:
+    """Shows what the shards hold, and why samples are no pairs.
+
+    Args:
+        display: Where.
+        reading: What reading the shards found.
+        details: Where all problems are listed.
+    """
+    display.heading(
+        f"Read {quantity(reading.shards, 'shard')}: {quantity(reading.samples, 'sample')}, "
+        f"{quantity(reading.pairs, 'pair')}"
+    )
+    if reading.rejects:
+        _show_reasons(display, "No pair because", reading.rejects, reading.samples)
+    problems = [f"Shard {shard}: {problem}" for shard, problem in reading.problems.items()]
+    display.lines(bullet_lines(problems, limit=_PROBLEMS_SHOWN, rest=details))
+
+
+def show_fit(display: Display, result: FitResult) -> None:
+    """Shows what was learned, and from what."""
+    details = str(result.run / "run.json")
+    show_reading(display, result.reading, details)
+    display.heading(f"Used {quantity(sum(result.trusted.values()), 'trusted pair')}")
+    display.facts(
+        {
+            "Guide training": f"{result.trusted['meta']:,}",
+            "Planted to calibrate": f"{result.trusted['probe']:,}",
+            "Held out to judge": f"{result.trusted['held_out']:,}",
+        }
+    )
+    if result.trusted_problems:
+        skipped = [f"Row {problem.row}: {problem.reason}" for problem in result.trusted_problems]
+        display.paragraph(f"Skipped {quantity(len(skipped), 'row')} of the trusted file:")
+        display.lines(bullet_lines(skipped, limit=_PROBLEMS_SHOWN, rest=details))
+    display.heading(f"Trained on {quantity(result.pool, 'pair')}")
+    display.facts(
+        {
+            "Epochs": f"{result.epochs}, of which number {result.best_epoch} is kept",
+            "AUROC, held-out pairs": f"{result.held_out_auroc:.3f}",
+            "AUROC, planted pairs": f"{result.probe_auroc:.3f}",
+            "Estimated mismatched": percent(result.noise_rate),
+            "Time": f"{duration(result.seconds)}, training {duration(result.training_s)}",
+        }
+    )
+
+
+def show_purge(display: Display, result: PurgeResult) -> None:
+    """Shows the cut-off, what it kept and dropped, and what that is estimated to mean."""
+    summary = result.summary
+    cut_off = summary.cut_off
+    dropped = sum(summary.dropped.values())
+    display.heading(
+        f"Kept {summary.kept:,} of {quantity(summary.samples, 'sample')}, dropped {dropped:,}"
+    )
+    display.facts(
+        {
+            "Cut-off": f"{cut_off.column} >= {cut_off.value:.4g}",
+            "Chosen by": _RULES.get(cut_off.rule, cut_off.rule),
+            "Time": duration(result.seconds),
+        }
+    )
+    if summary.dropped:
+        display.blank()
+        _show_reasons(display, "Dropped because", summary.dropped, summary.samples)
+    _show_estimates(
+        display,
+        {
+            "Mismatched before": summary.mismatched_before,
+            "Mismatched among the kept": summary.mismatched_after,
+            "Good pairs lost": summary.good_lost,
+        },
+    )
+
+
+def show_hits(display: Display, hits: Sequence[Hit]) -> None:
+    """Shows the pairs that a search found, the nearest first."""
+    columns = (
+        Column("Product", right=True),
+        Column("Pair", share=0.35),
+        Column("Caption", elastic=True),
+    )
+    rows = [(f"{hit.product:.3f}", f"{hit.shard}/{hit.key}", hit.caption) for hit in hits]
+    display.table(columns, rows)
+
+
+def show_retrieval(display: Display, metrics: RetrievalMetrics) -> None:
+    """Shows recalls both ways."""
+    display.heading(
+        f"Retrieval among {quantity(metrics.images, 'image')} "
+        f"and {quantity(metrics.captions, 'caption')}"
+    )
+    columns = [Column(""), *(Column(title, right=True) for title in ("R@1", "R@5", "R@10"))]
+    to_text = (metrics.image_to_text_r1, metrics.image_to_text_r5, metrics.image_to_text_r10)
+    to_image = (metrics.text_to_image_r1, metrics.text_to_image_r5, metrics.text_to_image_r10)
+    display.table(
+        columns,
+        [
+            ("Caption of an image", *(f"{recall:.1f}%" for recall in to_text)),
+            ("Image of a caption", *(f"{recall:.1f}%" for recall in to_image)),
+        ],
+    )
+    display.facts({"Sum of the six": f"{metrics.rsum:.1f} of 600"})
+
+
+def show_detection(display: Display, metrics: DetectionMetrics) -> None:
+    """Shows how the decision and the scores compare with the truth."""
+    display.heading(
+        f"Compared with the truth about {quantity(metrics.pairs, 'pair')}, "
+        f"{percent(metrics.noise_rate)} of them mismatched"
+    )
+    display.table(
+        (Column(""), Column("Kept", right=True), Column("Dropped", right=True)),
+        [
+            ("Matched", f"{metrics.kept_matched:,}", f"{metrics.dropped_matched:,}"),
+            ("Mismatched", f"{metrics.kept_mismatched:,}", f"{metrics.dropped_mismatched:,}"),
+        ],
+    )
+    display.blank()
+    display.facts(
+        {
+            "AUROC": _figure(metrics.auroc),
+            "AUPRC": _figure(metrics.auprc),
+            "F1 of the decision": _figure(metrics.f1),
+            "F1 of the best cut-off": f"{_figure(metrics.best_f1)}, at corrected_similarity >= "
+            f"{_figure(metrics.best_cutoff)}",
+            "Calibration error": _figure(metrics.calibration_error),
+            "Estimated mismatched": percent(metrics.estimated_noise_rate),
+        }
+    )
+
+
+def interval(estimate: Estimate) -> str:
+    """Its ends, as `28.1% to 34.6%`."""
+    return f"{percent(estimate.low)} to {percent(estimate.high)}"
+
+
+def _figure(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.3f}"
+
+
+def _show_reasons(display: Display, title: str, counts: Mapping[str, int], samples: int) -> None:
+    columns = (Column(title), Column("Samples", right=True), Column("Share", right=True))
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    display.table(columns, [(name, f"{n:,}", percent(n / samples)) for name, n in ordered])
+
+
+def _show_estimates(display: Display, estimates: Mapping[str, Estimate | None]) -> None:
+    """Shows shares with their intervals, then what they were estimated from."""
+    known = [estimate for estimate in estimates.values() if estimate]
+    level = f"{known[0].level:.0%} interval" if known else "Interval"
+    columns = (Column("Estimated"), Column("Share", right=True), Column(level, right=True))
+    rows = [(name, *_estimated(estimate)) for name, estimate in estimates.items()]
+    display.blank()
+    display.table(columns, rows)
+    sources = dict.fromkeys(estimate.source for estimate in known)
+    if sources:
+        display.paragraph(f"Estimated from: {'; '.join(sources)}.")
+
+
+def _estimated(estimate: Estimate | None) -> tuple[str, str]:
+    return (percent(estimate.value), interval(estimate)) if estimate else (_UNKNOWN, "")

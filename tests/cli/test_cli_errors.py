@@ -1,0 +1,96 @@
+import json
+from dataclasses import dataclass
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from nccleaner.errors import InputError, NccleanerError, RunError, UsageError
+from nccleaner_cli.command import Command, shows_result
+from nccleaner_cli.main import cli
+
+
+@dataclass(frozen=True)
+class Result:
+    kept: int
+
+
+def command_that_raises(error: BaseException | None) -> click.Command:
+    @click.command("act", cls=Command, examples=["nccleaner act"], then="Nothing.")
+    @shows_result
+    def act(display):
+        display.note("working")
+        if error:
+            raise error
+        display.paragraph("done")
+        return Result(3)
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (
+            InputError("x: not there.", "Name another."),
+            1,
+            "Error: x: not there.\nNext: Name another.\n",
+        ),
+        (RunError("No run.", ""), 1, "Error: No run.\n"),
+        (UsageError("A and B.", "Give one."), 2, "Error: A and B.\nNext: Give one.\n"),
+        (
+            ZeroDivisionError("division by zero"),
+            1,
+            "Error: ZeroDivisionError: division by zero\n"
+            "Next: Run again with --debug to see where; finished work is not done twice.\n",
+        ),
+        (
+            KeyboardInterrupt(),
+            130,
+            "Interrupted: The same command continues where it stopped.\n",
+        ),
+        (
+            InputError("shard \x1b[2J\nis bad.", ""),
+            1,
+            "Error: shard \\x1b[2J is bad.\n",
+        ),
+    ],
+)
+def test_errors_are_lines_and_exit_codes(error, code, told):
+    result = CliRunner().invoke(command_that_raises(error), [])
+    assert result.exit_code == code
+    assert result.stderr == f"working\n{told}"
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("error", [NccleanerError("Failed.", "Do it."), ValueError("bad \x1b[2J")])
+def test_debug_shows_the_traceback(error):
+    result = CliRunner().invoke(command_that_raises(error), ["--debug"])
+    assert result.exit_code == 1
+    assert "Traceback (most recent call last):" in result.stderr
+    assert "\x1b" not in result.stderr
+    assert "--debug" not in result.stderr
+
+
+def test_json_is_the_last_line():
+    result = CliRunner().invoke(command_that_raises(None), ["--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == {"kept": 3}
+    assert result.stderr == "working\ndone\n"
+
+
+def test_quiet():
+    result = CliRunner().invoke(command_that_raises(None), ["--quiet"])
+    assert (result.stdout, result.stderr) == ("done\n", "")
+
+
+def test_by_needs_a_cut_off():
+    result = CliRunner().invoke(cli, ["purge", "--by", "similarity"])
+    assert result.exit_code == 2
+    assert "--threshold or --keep-fraction" in result.stderr
+
+
+def test_evaluate_needs_something_to_compare_with():
+    result = CliRunner().invoke(cli, ["evaluate"])
+    assert result.exit_code == 2
+    assert "clean SHARDS" in result.stderr

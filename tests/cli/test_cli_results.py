@@ -1,0 +1,180 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+from nccleaner.data.trusted import RowProblem
+from nccleaner.evaluate.detection import DetectionMetrics
+from nccleaner.evaluate.retrieval import RetrievalMetrics
+from nccleaner.output.summary import CutOff, Estimate, Summary
+from nccleaner.pipeline.results import FitResult, Hit, PurgeResult, Reading
+from nccleaner_cli.console import Display
+from nccleaner_cli.results import (
+    show_detection,
+    show_fit,
+    show_hits,
+    show_purge,
+    show_reading,
+    show_retrieval,
+)
+
+READING = Reading(
+    shards=2,
+    samples=1100,
+    pairs=1050,
+    rejects={"undecodable_image": 10, "empty_caption": 30, "truncated_shard": 10},
+    problems={"00001": "ends in the middle of a member"},
+)
+DETECTION = DetectionMetrics(
+    pairs=1050,
+    dropped_mismatched=290,
+    dropped_matched=30,
+    kept_mismatched=25,
+    kept_matched=705,
+    auroc=0.931,
+    auprc=0.88,
+    f1=None,
+    best_f1=0.92,
+    best_cutoff=0.4412,
+    calibration_error=0.031,
+    noise_rate=0.3,
+    estimated_noise_rate=0.312,
+)
+
+
+def shown(show: Callable[[Display], None]) -> str:
+    stream = io.StringIO()
+    show(Display(stdout=stream, stderr=stream, width=80))
+    return "".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines())
+
+
+def test_reading():
+    assert (
+        shown(lambda display: show_reading(display, READING, "run.json"))
+        == """
+Read 2 shards: 1,100 samples, 1,050 pairs
+  No pair because    Samples  Share
+  empty_caption           30   2.7%
+  truncated_shard         10   0.9%
+  undecodable_image       10   0.9%
+  Shard 00001: ends in the middle of a member
+"""
+    )
+
+
+def test_fit():
+    result = FitResult(
+        run=Path("my-run"),
+        reading=Reading(1, 1, 1, {}, {}),
+        trusted={"meta": 92, "probe": 93, "held_out": 46},
+        trusted_problems=[RowProblem(row, "names nothing") for row in range(2, 14)],
+        warning="Few trusted pairs.",
+        pool=1008,
+        epochs=12,
+        best_epoch=9,
+        held_out_auroc=0.9312,
+        probe_auroc=0.921,
+        noise_rate=0.312,
+        training_s=41.2,
+        seconds=63.4,
+    )
+    problems = "".join(f"  Row {row}: names nothing\n" for row in range(2, 12))
+    assert (
+        shown(lambda display: show_fit(display, result))
+        == f"""
+Read 1 shard: 1 sample, 1 pair
+
+Used 231 trusted pairs
+  Guide training        92
+  Planted to calibrate  93
+  Held out to judge     46
+Skipped 12 rows of the trusted file:
+{problems}  ... and 2 more, see my-run/run.json
+
+Trained on 1,008 pairs
+  Epochs                 12, of which number 9 is kept
+  AUROC, held-out pairs  0.931
+  AUROC, planted pairs   0.921
+  Estimated mismatched   31.2%
+  Time                   1 min 3 s, training 41 s
+"""
+    )
+
+
+def test_purge():
+    def estimate(value: float) -> Estimate:
+        return Estimate(value, value - 0.031, value + 0.034, 0.95, "93 planted pairs")
+
+    summary = Summary(
+        samples=1100,
+        kept=742,
+        dropped={"mismatched": 308, "empty_caption": 50},
+        cut_off=CutOff("clean_probability", 0.5, "meta_prior"),
+        mismatched_before=estimate(0.312),
+        mismatched_after=estimate(0.041),
+        good_lost=None,
+        shard_problems={},
+        renamed_columns={},
+        derived_uids=0,
+        versions={},
+    )
+    result = PurgeResult(Path("clean"), summary, 2.24)
+    assert (
+        shown(lambda display: show_purge(display, result))
+        == """
+Kept 742 of 1,100 samples, dropped 358
+  Cut-off    clean_probability >= 0.5
+  Chosen by  more likely matched than not, by the trusted pairs
+  Time       2.2 s
+
+  Dropped because  Samples  Share
+  mismatched           308  28.0%
+  empty_caption         50   4.5%
+
+  Estimated                      Share    95% interval
+  Mismatched before              31.2%  28.1% to 34.6%
+  Mismatched among the kept       4.1%    1.0% to 7.5%
+  Good pairs lost            not known
+Estimated from: 93 planted pairs.
+"""
+    )
+
+
+def test_hits():
+    hits = [Hit(0, "00000", "000000042", "A \x1b[31mred [red]car " * 9, 0.9, "image")]
+    assert shown(lambda display: show_hits(display, hits)) == (
+        "  Product  Pair             Caption\n"
+        "    0.900  00000/000000042  A \\x1b[31mred [red]car A \\x1b[31mred [red]car A \\x1…\n"
+    )
+
+
+def test_detection():
+    assert (
+        shown(lambda display: show_detection(display, DETECTION))
+        == """
+Compared with the truth about 1,050 pairs, 30.0% of them mismatched
+              Kept  Dropped
+  Matched      705       30
+  Mismatched    25      290
+
+  AUROC                   0.931
+  AUPRC                   0.880
+  F1 of the decision      not defined
+  F1 of the best cut-off  0.920, at corrected_similarity >= 0.441
+  Calibration error       0.031
+  Estimated mismatched    31.2%
+"""
+    )
+
+
+def test_retrieval():
+    metrics = RetrievalMetrics(1000, 5000, 60.1, 85.2, 93.3, 45.2, 75.9, 85.2, 444.9)
+    assert (
+        shown(lambda display: show_retrieval(display, metrics))
+        == """
+Retrieval among 1,000 images and 5,000 captions
+                         R@1    R@5   R@10
+  Caption of an image  60.1%  85.2%  93.3%
+  Image of a caption   45.2%  75.9%  85.2%
+  Sum of the six  444.9 of 600
+"""
+    )
