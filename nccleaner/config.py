@@ -56,8 +56,8 @@ class EncodersConfig(_Section):
 class TrustedConfig(_Section):
     """How the trusted pairs are divided; the shares add up to 1."""
 
-    meta: float = Field(0.4, gt=0, lt=1, description="Share that guides training.")
-    probe: float = Field(0.4, gt=0, lt=1, description="Share planted in the pool to calibrate it.")
+    meta: float = Field(0.3, gt=0, lt=1, description="Share that guides training.")
+    probe: float = Field(0.5, gt=0, lt=1, description="Share planted in the pool to calibrate it.")
     held_out: float = Field(
         0.2, gt=0, lt=1, description="Share that chooses the snapshot and judges other pairs."
     )

@@ -27,7 +27,7 @@ class FeatureTower(nn.Module):
 
     def forward(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
         """Maps features, kept in float16, to the joint space."""
-        out: Tensor = self.linear(self.dropout(self.norm(features.float())))
+        out: Tensor = self.linear(self.dropout(self.norm(features.to(self.linear.weight.dtype))))
         return out
 
 

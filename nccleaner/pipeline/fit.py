@@ -60,14 +60,12 @@ def fit(
         raise TrustedError(f"{trusted_path} is not there.", "Name the trusted file with --meta.")
     found = find_shards(shards)
     backbones = Backbones(config.encoders)
-    with reporter.stage("Loading encoders", None, "encoders"):
-        store = FeatureStore(
-            workspace.features,
-            backbones,
-            config.data,
-            backbones.image.fingerprint,
-            backbones.text.fingerprint if backbones.text else None,
-        )
+    with reporter.stage("Loading encoders", 2, "encoders") as advance:
+        image_encoder = backbones.image.fingerprint
+        advance(1)
+        text_encoder = backbones.text.fingerprint if backbones.text else None
+        advance(1)
+    store = FeatureStore(workspace.features, backbones, config.data, image_encoder, text_encoder)
     parts = store.parts(found, reporter)
     reading = summarise(parts)
     labelled = read_labelled(

@@ -33,6 +33,7 @@ from nccleaner.train.pairs import Features, Pairs, exchange_captions
 
 # Mismatched pairs that are made of one trusted pair; its caption suits few other images.
 _EXCHANGES = 3
+_FROZEN_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,9 @@ def fit_scorer(
     fit = _mixture_fit(config.purify)
     frozen, belief = None, None
     if not tables.vocabulary:
-        with reporter.stage("Fitting the ridge map and the neighbours", None, "fits"):
-            frozen, belief = _look_before_training(data, config, fit)
+        title = "Fitting the ridge map and the neighbours"
+        with reporter.stage(title, _FROZEN_ROUNDS, "rounds") as advance:
+            frozen, belief = _look_before_training(data, config, fit, lambda: advance(1))
         reporter.note(
             f"Before training, the frozen features find {belief.mixture.noise_rate:.0%} of the "
             "pool mismatched."
@@ -99,8 +101,8 @@ def fit_scorer(
         judges=None,
         tokenizer=tables.tokenizer,
     )
-    with reporter.stage("Calibrating by the planted probes", None, "fits"):
-        scorer.judges = _calibrate(scorer, data, config, fit)
+    with reporter.stage("Calibrating by the trusted pairs", 2, "judges") as advance:
+        scorer.judges = _calibrate(scorer, data, config, fit, lambda: advance(1))
     fitted = scorer.judges.fitted
     return Fitted(
         scorer=scorer,
@@ -174,16 +176,16 @@ def _architecture(tables: TrainingTables, config: RunConfig) -> Architecture:
 
 
 def _look_before_training(
-    data: _Data, config: RunConfig, fit: Callable[..., BetaMixture]
+    data: _Data, config: RunConfig, fit: Callable[..., BetaMixture], on_round: Callable[[], None]
 ) -> tuple[FrozenEvidence, Belief]:
-    """Fits the frozen evidence twice, the second time with what the first believes as weights."""
+    """Fits the frozen evidence; from the second round on weighted by what the last one believes."""
     generator = torch.Generator().manual_seed(config.seed)
     pool = data.frozen(data.pool)
     meta = data.tables.meta
     matched = data.frozen(data.on_device(meta.matched))
     mismatched = data.frozen(data.on_device(_mismatched(meta.matched, meta.mismatched, generator)))
     weights = torch.ones(len(pool.images), device=pool.images.device)
-    for _ in range(2):
+    for _ in range(_FROZEN_ROUNDS):
         evidence = FrozenEvidence.fit(
             pool,
             weights=weights,
@@ -196,6 +198,7 @@ def _look_before_training(
             *(evidence.of(pairs).cpu().numpy() for pairs in (pool, matched, mismatched)), fit=fit
         )
         weights = torch.from_numpy(belief.clean_probability).to(weights.device)
+        on_round()
     return evidence, belief
 
 
@@ -313,7 +316,11 @@ def _fast_products() -> Iterator[None]:
 
 
 def _calibrate(
-    scorer: Scorer, data: _Data, config: RunConfig, fit: Callable[..., BetaMixture]
+    scorer: Scorer,
+    data: _Data,
+    config: RunConfig,
+    fit: Callable[..., BetaMixture],
+    on_judge: Callable[[], None],
 ) -> Judges:
     """Fits the judge of the pool to the planted probes, that of other pairs to the held-out."""
     noisy = len(data.pool) - data.probes
@@ -327,6 +334,7 @@ def _calibrate(
         fit=fit,
         seed=config.seed,
     )
+    on_judge()
     held_out = data.tables.held_out
     generator = torch.Generator().manual_seed(config.seed)
     matched = data.on_device(held_out.matched)
@@ -336,7 +344,9 @@ def _calibrate(
         torch.cat([matched.text_rows, mismatched.text_rows]),
     )
     evidence: Evidence = scorer.gather(data.features, labelled, identities=data.identities)
-    return Judges(fitted, _judge_of_unseen(evidence, len(matched), of_pool, fitted, config))
+    unseen = _judge_of_unseen(evidence, len(matched), of_pool, fitted, config)
+    on_judge()
+    return Judges(fitted, unseen)
 
 
 def _judge_of_unseen(

@@ -170,7 +170,7 @@ def fit_mixture(
 
     One Beta is fitted to each trusted group; these start the EM on the pool [P]. With
     `prior="anchor"` the trusted pairs stay in every M-step as labelled data [O], each group with
-    at least half the weight of its component's share of the pool, so that few pairs can steer many.
+    at least the weight of its component's share of the pool, so that few pairs can steer many.
 
     The pool's own fit is refused, and the trusted pairs' components kept with only the weight
     fitted, where a component weighs under 1 %, where the components cross, or where the mixture
@@ -249,8 +249,8 @@ def fit_noise_rate(mixture: BetaMixture, pool: Floats) -> BetaMixture:
 
 
 def _anchor_weight(component: Floats, trusted: Floats) -> float:
-    """Weight of one trusted pair: together as much as half the component, each at least one."""
-    return max(1.0, 0.5 * float(component.sum() / trusted.sum()))
+    """Weight of one trusted pair: together as much as the component, each at least one."""
+    return max(1.0, float(component.sum() / trusted.sum()))
 
 
 def _with_fallback(mixture: BetaMixture, reason: str) -> BetaMixture:

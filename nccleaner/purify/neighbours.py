@@ -8,6 +8,7 @@ seeded sample of the pool, count by how much they are believed, and never show t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from jaxtyping import Float, Int
@@ -64,7 +65,8 @@ class References:
 
         Returns:
             Mean cosine of the caption with the captions of the nearest images, and of the image
-            with the images of the nearest captions; both in [-1, 1].
+            with the images of the nearest captions; both in [-1, 1], and 0 where no reference
+            shows another image.
         """
         by_image, by_text = [], []
         for start in range(0, len(images), _BLOCK_ROWS):
@@ -72,8 +74,8 @@ class References:
             same = identities[rows, None] == self.identities  # [b, r]
             to_images = F.normalize(images[rows]) @ self.images.T  # [b, r]
             to_texts = F.normalize(texts[rows]) @ self.texts.T  # [b, r]
-            by_image.append(self._mean(to_images.masked_fill(same, -2.0), to_texts, neighbours))
-            by_text.append(self._mean(to_texts.masked_fill(same, -2.0), to_images, neighbours))
+            by_image.append(self._mean(to_images.masked_fill(same, -inf), to_texts, neighbours))
+            by_text.append(self._mean(to_texts.masked_fill(same, -inf), to_images, neighbours))
         return torch.cat(by_image), torch.cat(by_text)
 
     def _mean(

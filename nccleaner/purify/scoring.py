@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -196,15 +196,23 @@ class Scorer:
             raise RunError(f"{path} is not there.", "Run `nccleaner fit` first.")
         try:
             with safe_open(path, framework="pt", device=device) as file:
-                description = json.loads((file.metadata() or {}).get("nccleaner", "{}"))
+                description = json.loads((file.metadata() or {})["nccleaner"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, ValueError) as error:
-            raise RunError(f"{path} is damaged: {error}", "Run `nccleaner fit` again.") from error
-        if description.get("layout") != _LAYOUT:
+            layout = description["layout"]
+        except (SafetensorError, ValueError, LookupError, TypeError) as error:
+            raise _damaged(path, error) from error
+        if layout != _LAYOUT:
             raise RunError(
-                f"{path} is of layout {description.get('layout')}, expected {_LAYOUT}.",
+                f"{path} is of layout {layout}, expected {_LAYOUT}.",
                 "Run `nccleaner fit` again with this version.",
             )
+        try:
+            return Scorer._restore(description, tensors, device)
+        except (RuntimeError, ValueError, LookupError, TypeError) as error:
+            raise _damaged(path, error) from error
+
+    @staticmethod
+    def _restore(description: dict[str, Any], tensors: dict[str, Tensor], device: str) -> Scorer:
         architecture = Architecture(**description["architecture"])
         networks = []
         for index in range(2):
@@ -259,6 +267,11 @@ def scorer_identity(path: Path) -> str:
     """Returns the SHA-256 of a scorer's file: scores say by it which scorer made them."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(path: Path, error: Exception) -> RunError:
+    cause = " ".join(str(error).split())
+    return RunError(f"{path} is damaged: {cause}", "Run `nccleaner fit` again.")
 
 
 def _blocks(pairs: Pairs) -> list[Pairs]:

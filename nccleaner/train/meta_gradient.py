@@ -5,7 +5,8 @@ MSCN section 3.2: Ŵ(θ) = W − η ∇_W L(W, θ), then ∇_θ L_meta(Ŵ(θ), �
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -39,7 +40,8 @@ def meta_gradient(
         virtual_step_size: η.
     """
     if kind == "direct":
-        return torch.autograd.grad(trusted_loss(main_net), meta_parameters)
+        with _constant(main_net):
+            return torch.autograd.grad(trusted_loss(main_net), meta_parameters)
     # cuDNN's recurrent layers have no double backward.
     with torch.backends.cudnn.flags(enabled=False):
         look_ahead = virtual_step(main_net, noisy_loss, step_size=virtual_step_size)
@@ -64,6 +66,16 @@ def virtual_step(main_net: MainNet, noisy_loss: Loss, *, step_size: float) -> di
         name: parameter - step_size * gradient
         for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
     }
+
+
+@contextmanager
+def _constant(net: nn.Module) -> Iterator[None]:
+    """Records no graph for the parameters of a network whose gradient is not wanted."""
+    net.requires_grad_(False)
+    try:
+        yield
+    finally:
+        net.requires_grad_(True)
 
 
 class _Bound(nn.Module):

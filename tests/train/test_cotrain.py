@@ -78,6 +78,7 @@ def build_training(
         meta=TrustedPairs(to_device(matched, device), to_device(NONE, device)),
         held_out=to_device(held_out, device),
         purify=purify,
+        first_weights=None,
         schedule=Schedule(
             epochs=epochs,
             warm_up_epochs=warm_up_epochs,
