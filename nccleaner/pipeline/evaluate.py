@@ -107,7 +107,7 @@ def _detection(scoring: Scoring, path: Path, reporter: Reporter) -> DetectionMet
     scoring.score(shards, reporter)
     truth = _read_truth(path)
     trusted = pq.read_table(scoring.workspace.trusted).select(["shard", "key"])
-    keep = KeepSet(scoring.target.root) if (scoring.target.clean / "manifest").exists() else None
+    keep = KeepSet(scoring.target.root) if scoring.target.summary.exists() else None
     found = []
     for shard in shards:
         scores = pq.read_table(scoring.scores_path(shard)).replace_schema_metadata(None)

@@ -115,7 +115,7 @@ def build_tables(
         identities=torch.tensor([_identity(sha) for sha in images]),
         pool=_joined(noisy, probe_pairs),
         pool_samples=rows.samples_with(
-            [item for item, matched in zip(probes, planted.matched, strict=True) if matched]
+            [item for place, item in enumerate(probes) if planted.caption_from[place] == place]
         ),
         probe_matched=planted.matched,
         meta=_by_label(trusted, split.meta, labels),

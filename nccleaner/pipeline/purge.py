@@ -52,7 +52,6 @@ _RANGES: dict[Column, tuple[float, float]] = {
     "clean_probability": (0.0, 1.0),
     "similarity": (-1.0, 1.0),
 }
-_SUMMARY = "summary.json"
 _UIDS = "uids.npy"
 _INDEX = "index"
 _FROM_PROBES = (
@@ -111,7 +110,7 @@ def purge(
     cost = totals.price(decision, scoring)
     reports = _write(scoring, shards, parts, decision, reporter)
     summary = _summarise(decision, cost, reports, parts)
-    write_summary(summary, scoring.target.clean / _SUMMARY)
+    write_summary(summary, scoring.target.summary)
     return PurgeResult(
         folder=scoring.target.clean, summary=summary, seconds=time.monotonic() - start
     )
@@ -181,8 +180,8 @@ def _write(
 ) -> list[ManifestReport]:
     clean = scoring.target.clean
     # The summary goes first and comes last: while it is there, everything beside it belongs to it.
-    for name in (_SUMMARY, _UIDS):
-        (clean / name).unlink(missing_ok=True)
+    for path in (scoring.target.summary, clean / _UIDS):
+        path.unlink(missing_ok=True)
     for name in (MANIFEST_FOLDER, REJECTED_FOLDER):
         shutil.rmtree(clean / name, ignore_errors=True)
     for stale in clean.glob("keepset-*.npy"):

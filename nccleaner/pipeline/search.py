@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 
 from nccleaner.data.images import ImageRejected, decode_image
 from nccleaner.encoders.tokens import read_tokenizer
 from nccleaner.errors import InputError, RunError, UsageError
 from nccleaner.output.indexes import Modality, open_index
-from nccleaner.output.manifests import read_manifests
 from nccleaner.pipeline.backbones import limits_of
+from nccleaner.pipeline.reporter import SilentReporter
 from nccleaner.pipeline.results import Hit
 from nccleaner.pipeline.score import Scoring
+from nccleaner.pipeline.scored import is_pair
+from nccleaner.pipeline.workspace import read_inputs
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -46,23 +47,25 @@ def search(
     if not str(query).strip() or count < 1:
         raise UsageError("The query is empty or the count below 1.", "Give a text or an image.")
     scoring = Scoring.open(run, output)
-    folder = scoring.target.clean / "index"
-    if not folder.exists():
-        raise RunError(f"{folder} is not there.", "Run `nccleaner purge` first.")
+    if not scoring.target.summary.exists():
+        raise RunError(
+            f"{scoring.target.clean} holds no finished purge.", "Run `nccleaner purge` first."
+        )
     scoring.store.backbones.check(
         scoring.description.image_encoder, scoring.description.text_encoder
     )
-    index = open_index(folder)
+    index = open_index(scoring.target.clean / "index")
     modality: Modality
     if isinstance(query, Path) or Path(query).suffix.lower() in _IMAGE_SUFFIXES:
         modality, vector = "text", _embed_image(scoring, Path(query))
     else:
         modality, vector = "image", _embed_text(scoring, query)
     rows, products = index.search(modality, vector, count)
-    captions = _captions(scoring, rows[0])
+    names = index.ids(rows[0])
+    captions = _captions(scoring, names)
     return [
-        Hit(int(row), shard, key, captions.get(int(row), ""), float(product), modality)
-        for row, product, (shard, key) in zip(rows[0], products[0], index.ids(rows[0]), strict=True)
+        Hit(int(row), *name, captions[name], float(product), modality)
+        for row, product, name in zip(rows[0], products[0], names, strict=True)
     ]
 
 
@@ -104,17 +107,18 @@ def _array(embedding: torch.Tensor) -> npt.NDArray[np.float32]:
     return array
 
 
-def _captions(scoring: Scoring, rows: npt.NDArray[np.int64]) -> dict[int, str]:
-    """Reads the captions of rows: of the manifests first which samples, then the feature cache."""
-    wanted = pa.array(rows, pa.int64())
-    found: dict[int, str] = {}
-    for batch in read_manifests(scoring.target.clean, ["row", "shard", "key"]):
-        here = batch.filter(pc.is_in(batch["row"], value_set=wanted))
-        for item in here.to_pylist():
-            samples = pq.read_table(
-                scoring.target.features / item["shard"] / "samples.parquet",
-                columns=["key", "caption"],
-                filters=[("key", "=", item["key"])],
-            )
-            found[item["row"]] = samples["caption"][0].as_py() or ""
-    return found
+def _captions(scoring: Scoring, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Reads the captions of pairs, named by shard and key, from the feature cache."""
+    wanted = {shard for shard, _ in names}
+    known = read_inputs(scoring.target) or scoring.description.shards
+    shards = [shard for shard in known if shard.name in wanted]
+    captions = {}
+    for shard, part in zip(shards, scoring.store.parts(shards, SilentReporter()), strict=True):
+        keys = pa.array([key for of, key in names if of == shard.name], pa.string())
+        is_named = pc.is_in(part.samples["key"], value_set=keys)
+        samples = part.samples.filter(pc.and_(is_named, is_pair(part)))
+        for key, caption in zip(
+            samples["key"].to_pylist(), samples["caption"].to_pylist(), strict=True
+        ):
+            captions[shard.name, key] = caption
+    return captions

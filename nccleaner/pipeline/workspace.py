@@ -76,6 +76,11 @@ class Workspace:
         return self.root / "clean"
 
     @property
+    def summary(self) -> Path:
+        """Of the purge; while it is there, everything beside it belongs to it."""
+        return self.clean / "summary.json"
+
+    @property
     def evaluation(self) -> Path:
         """The feature cache of pairs that `evaluate` looks at."""
         return self.root / "evaluation"

@@ -185,8 +185,13 @@ class CoTraining:
                     warm_up,
                 ),
                 matched=matched,
+                # The trusted loss adds one hard mismatched pair for every other matched one, which
+                # makes as many mismatched as matched pairs, half of them hard.
                 mismatched=mismatched_for(
-                    self._meta, self._pool, count=len(matched), generator=self._generator
+                    self._meta,
+                    self._pool,
+                    count=len(matched) - len(matched) // 2,
+                    generator=self._generator,
                 ),
                 gradient=schedule.gradient,
             )
