@@ -27,7 +27,7 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _tell("Interrupted", "The same command continues where it stopped.")
+        _tell("Interrupted", "Run the same command again: shards that are done are not done twice.")
         sys.exit(INTERRUPTED)
     except NccleanerError as error:
         if debug:

@@ -16,8 +16,7 @@ class CutOff:
     Attributes:
         column: The score that was compared, for example `corrected_similarity`.
         value: The cut-off, in that score's range.
-        rule: What chose the value: `threshold`, `keep_fraction`, `target_precision` or
-            `meta_prior`.
+        rule: What chose the value: `threshold`, `keep_fraction` or `meta_prior`.
     """
 
     column: str

@@ -4,8 +4,8 @@ In: the manifests. Out: `uids.npy`, as the resharder of DataComp reads it (`resh
 mlfoundations/datacomp): a one-dimensional array of pairs of 64-bit integers, the two halves of
 each uid, in which it searches by halving and takes a sample as often as its uid is there.
 
-The resharder reads the uid from the JSON of a sample. Shards without uids must be exported by
-nccleaner first, which writes the derived ones there.
+The resharder reads the uid from the JSON of a sample. Of shards without uids it
+therefore finds none: the derived ones stand in the manifests only.
 """
 
 from __future__ import annotations

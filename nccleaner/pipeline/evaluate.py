@@ -22,7 +22,7 @@ from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.results import EvaluateResult
 from nccleaner.pipeline.score import Scoring
 from nccleaner.pipeline.scored import features_of, is_pair, pairs_of
-from nccleaner.pipeline.workspace import read_inputs
+from nccleaner.pipeline.workspace import read_checkpoint, read_inputs
 from nccleaner.records import OK
 
 _TRUTH_COLUMNS = ("shard", "key", "mismatched")
@@ -106,7 +106,7 @@ def _detection(scoring: Scoring, path: Path, reporter: Reporter) -> DetectionMet
     shards = read_inputs(scoring.target) or scoring.description.shards
     scoring.score(shards, reporter)
     truth = _read_truth(path)
-    trusted = pq.read_table(scoring.workspace.trusted).select(["shard", "key"])
+    trusted = read_checkpoint(scoring.workspace.trusted).select(["shard", "key"])
     keep = KeepSet(scoring.target.root) if scoring.target.summary.exists() else None
     found = []
     for shard in shards:

@@ -73,10 +73,10 @@ def fit(
     )
     if labelled.warning:
         reporter.warn(labelled.warning)
-    _forget_results(workspace)
     training_folder = workspace.root / "training"
     try:
         tables = build_tables(found, parts, labelled.pairs, config=config, folder=training_folder)
+        _forget_results(workspace)
         training_start = time.monotonic()
         fitted = fit_scorer(
             tables,

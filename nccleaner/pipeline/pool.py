@@ -17,12 +17,13 @@ from nccleaner.config import RunConfig
 from nccleaner.data.features import FeaturePart
 from nccleaner.data.split import plant_probes, split_trusted
 from nccleaner.encoders.tokens import train_tokenizer
-from nccleaner.errors import InputError
+from nccleaner.errors import InputError, TrustedError
 from nccleaner.pipeline.labelled import LabelledPair
 from nccleaner.records import OK, Shard
 from nccleaner.train.pairs import Features, Pairs, TrustedPairs
 
 _MIN_POOL = 20
+_MIN_EACH = 2  # matched and mismatched pairs, of which one is scored by what the other taught
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ def build_tables(
 
     Raises:
         InputError: The shards hold too few pairs beside the trusted ones.
+        TrustedError: The trusted pairs are too alike to make mismatched ones of them.
     """
     labels = [item.pair.label for item in labelled]
     groups = [item.image_sha256 for item in labelled]
@@ -108,6 +110,15 @@ def build_tables(
     noisy = _pairs(image_of[:count], text_of[:count])
     trusted = _pairs(image_of[count:], text_of[count:])
     probe_pairs = trusted.take(torch.from_numpy(split.probe))
+    meta = _by_label(trusted, split.meta, labels)
+    held_out = _by_label(trusted, split.held_out, labels)
+    kept, exchanged = planted.matched.sum(), (~planted.matched).sum()
+    if min(kept, exchanged) < _MIN_EACH or not (_differ(meta) and _differ(held_out)):
+        raise TrustedError(
+            "The trusted pairs have too few different images or captions: no mismatched pairs can "
+            "be made of them by exchanging captions.",
+            "Add trusted pairs of other images with other captions.",
+        )
     own_text = torch.from_numpy(planted.caption_from)
     probe_pairs = Pairs(probe_pairs.image_rows, probe_pairs.text_rows[own_text])
     return TrainingTables(
@@ -118,8 +129,8 @@ def build_tables(
             [item for place, item in enumerate(probes) if planted.caption_from[place] == place]
         ),
         probe_matched=planted.matched,
-        meta=_by_label(trusted, split.meta, labels),
-        held_out=_by_label(trusted, split.held_out, labels),
+        meta=meta,
+        held_out=held_out,
         tokenizer=tokenizer,
         vocabulary=vocabulary,
     )
@@ -243,3 +254,10 @@ def _by_label(trusted: Pairs, index: npt.NDArray[np.int64], labels: Sequence[int
         trusted.take(torch.from_numpy(index[matched])),
         trusted.take(torch.from_numpy(index[~matched])),
     )
+
+
+def _differ(trusted: TrustedPairs) -> bool:
+    """Tells whether there are matched pairs and, given or by exchange, mismatched ones."""
+    matched, mismatched = trusted
+    kinds = min(len(set(rows.tolist())) for rows in (matched.image_rows, matched.text_rows))
+    return len(matched) >= _MIN_EACH and (kinds > 1 or len(mismatched) >= _MIN_EACH)

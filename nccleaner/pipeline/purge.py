@@ -31,7 +31,7 @@ from nccleaner.pipeline.reporter import Reporter, SilentReporter, shard_count
 from nccleaner.pipeline.results import PurgeResult
 from nccleaner.pipeline.score import Scoring
 from nccleaner.pipeline.scored import features_of, is_pair, pairs_of
-from nccleaner.pipeline.workspace import package_versions, read_inputs
+from nccleaner.pipeline.workspace import package_versions, read_checkpoint, read_inputs
 from nccleaner.purify.decide import (
     LEVEL,
     Column,
@@ -186,7 +186,7 @@ def _write(
         shutil.rmtree(clean / name, ignore_errors=True)
     for stale in clean.glob("keepset-*.npy"):
         stale.unlink()
-    trusted = pq.read_table(scoring.workspace.trusted)
+    trusted = read_checkpoint(scoring.workspace.trusted)
     reports = []
     samples = sum(part.report.samples for part in parts)
     architecture = scoring.scorer.architecture

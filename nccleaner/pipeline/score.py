@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from nccleaner.data.features import FeaturePart
 from nccleaner.data.locations import find_shards
@@ -19,7 +18,12 @@ from nccleaner.pipeline.extraction import FeatureStore, summarise
 from nccleaner.pipeline.reporter import Reporter, SilentReporter, shard_count
 from nccleaner.pipeline.results import ScoreResult
 from nccleaner.pipeline.scored import has_scores, score_part, write_scores
-from nccleaner.pipeline.workspace import RunDescription, Workspace, add_inputs
+from nccleaner.pipeline.workspace import (
+    RunDescription,
+    Workspace,
+    add_inputs,
+    read_checkpoint,
+)
 from nccleaner.purify.scoring import Scorer, scorer_identity
 from nccleaner.records import Shard
 
@@ -119,7 +123,7 @@ class Scoring:
             return parts
         if self.target.scores.exists():
             remove_leftovers(self.target.scores)
-        fitted = pq.read_table(self.workspace.pool)
+        fitted = read_checkpoint(self.workspace.pool)
         pairs = sum(part.report.samples for _, part in todo)
         with reporter.stage(f"Scoring {shard_count(todo)}", pairs, "samples") as advance:
             for shard, part in todo:

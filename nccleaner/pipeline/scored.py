@@ -133,7 +133,10 @@ def has_scores(path: Path, shard: Shard, scorer_identity: str) -> bool:
     """
     if not path.exists():
         return False
-    note = pq.read_schema(path).metadata or {}
+    try:
+        note = pq.read_schema(path).metadata or {}
+    except pa.ArrowInvalid:
+        return False  # damaged
     if _url(note.get(_SOURCE, b"")) != shard.url:
         raise RunError(
             f"{path} holds scores of another shard of that name, {_url(note.get(_SOURCE, b''))}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -71,6 +72,7 @@ def search(
 
 def _embed_text(scoring: Scoring, text: str) -> npt.NDArray[np.float32]:
     scorer = scoring.scorer
+    text = text.encode(errors="replace").decode()  # a terminal may pass bytes that are no UTF-8
     if scorer.tokenizer:
         max_tokens = scoring.description.config.model.max_tokens
         texts = read_tokenizer(scorer.tokenizer).encode([text], max_tokens=max_tokens)

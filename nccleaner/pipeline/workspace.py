@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from nccleaner.config import RunConfig
@@ -157,6 +159,20 @@ class RunDescription:
             raise RunError(
                 f"{path} cannot be read: {error}", "Run `nccleaner fit` again."
             ) from error
+
+
+def read_checkpoint(path: Path) -> pa.Table:
+    """Reads a table that `fit` left.
+
+    Raises:
+        RunError: It is missing or damaged.
+    """
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(
+            f"{path} is missing or damaged: {error}", "Run `nccleaner fit` again."
+        ) from error
 
 
 def read_inputs(workspace: Workspace) -> tuple[Shard, ...]:

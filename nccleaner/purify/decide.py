@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nccleaner.purify.judge import Judge
-from nccleaner.purify.mixture import BINS, Floats, fit_noise_rate
+from nccleaner.purify.mixture import BINS, Floats, fit_noise_rate, share_at_least
 
 Column = Literal["corrected_similarity", "clean_probability", "similarity"]
 Rule = Literal["threshold", "keep_fraction", "meta_prior"]
 
 LEVEL = 0.95
 _FINE_BINS = 2**20
+_DRAWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +125,11 @@ def empty_histogram() -> Floats:
 def price(decision: Decision, standings: Sequence[Standing], *, seed: int) -> Price:
     """Estimates what a decision costs, from the labelled pairs of the judges (METHOD 4) [O].
 
-    Noise rates come from the mixtures and, for their interval, from the judges' draws; how many
-    matched and mismatched pairs pass the cut-off comes from the labelled pairs, by draws from the
-    posterior of a share under Jeffreys' prior. The intervals are quantiles of both together.
+    Values come from the mixtures' noise rates and from how many labelled pairs pass the cut-off.
+    Intervals come from the labelled pairs alone, which limit what can be known: in every draw the
+    shares of matched and of mismatched pairs that pass are drawn from their posterior under
+    Jeffreys' prior, and the noise rate is what makes them agree with the share of all pairs that
+    pass the mixture's crossing (Saerens et al. 2002; Lipton et al. 2018).
 
     Args:
         decision: What is priced.
@@ -136,28 +139,48 @@ def price(decision: Decision, standings: Sequence[Standing], *, seed: int) -> Pr
     rng = np.random.default_rng(seed)
     used = [standing for standing in standings if standing.pairs]
     total = sum(standing.pairs for standing in used)
-    points = np.zeros(4)
-    draws: Floats = np.zeros((len(used[0].judge.draws), 4))
+    points, draws = np.zeros(4), np.zeros((_DRAWS, 4))
     for standing in used:
         share = standing.pairs / total
-        labelled = standing.judge.labelled
-        passes = decision.keeps(labelled.column(decision.column))
+        mixture, labelled = standing.judge.mixture, standing.judge.labelled
+        crossing = mixture.crossing()
+        passes = np.stack(
+            [
+                decision.keeps(labelled.column(decision.column)),
+                labelled.corrected_similarity >= crossing,
+            ],
+            axis=1,
+        )
         good, bad = passes[labelled.matched], passes[~labelled.matched]
-        rate = fit_noise_rate(standing.judge.mixture, standing.scores).noise_rate
+        rate = fit_noise_rate(mixture, standing.scores).noise_rate
         points += (
             share
             * _masses(
-                np.array([rate]), *(np.array([(x.sum() + 0.5) / (len(x) + 1)]) for x in (good, bad))
+                np.array([rate]),
+                *(np.array([(x[:, 0].sum() + 0.5) / (len(x) + 1)]) for x in (good, bad)),
             )[0]
         )
-        rates = np.array(
-            [fit_noise_rate(draw, standing.scores).noise_rate for draw in standing.judge.draws]
-        )
-        sampled = (rng.beta(x.sum() + 0.5, len(x) - x.sum() + 0.5, len(rates)) for x in (good, bad))
-        draws += share * _masses(rates, *sampled)
+        good_pass, bad_pass = (_pass_draws(x, rng) for x in (good, bad))
+        passing = share_at_least(standing.scores, crossing)
+        apart = np.maximum(good_pass[:, 1] - bad_pass[:, 1], 1e-3)
+        rates = np.clip((good_pass[:, 1] - passing) / apart, 0, 1)
+        draws += share * _masses(rates, good_pass[:, 0], bad_pass[:, 0])
     before, after, lost = (_interval(points, draws, part) for part in _PARTS)
     assert before is not None
     return Price(before, after, lost or Interval(0.0, 0.0, 1.0))
+
+
+def _pass_draws(passes: npt.NDArray[np.bool_], rng: np.random.Generator) -> Floats:
+    """Draws the shares of pairs that pass each of several cut-offs, [n, c] → [draws, c].
+
+    A Bayesian bootstrap with half a pair added that passes and half a pair that does not: for one
+    cut-off exactly Jeffreys' posterior, for several their joint one.
+    """
+    weights = rng.gamma(1.0, size=(_DRAWS, len(passes)))
+    added = rng.gamma(0.5, size=(_DRAWS, 2))
+    total = weights.sum(axis=1) + added.sum(axis=1)
+    drawn: Floats = (weights @ passes + added[:, :1]) / total[:, None]
+    return drawn
 
 
 # Of [matched kept, mismatched kept, matched, mismatched]: numerator and denominator.

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nccleaner.purify.heads import EvidenceHead
-from nccleaner.purify.mixture import Beta, BetaMixture, histogram
+from nccleaner.purify.mixture import Beta, BetaMixture, Floats, histogram
 
 Scores = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
-_DRAWS = 100
+_FOLDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,11 @@ class Judge:
     Attributes:
         heads: One for each network.
         mixture: Over the mean of the heads' corrected similarities.
-        draws: Mixtures fitted to resampled labelled pairs and scores: the uncertainty of `mixture`.
-        labelled: What it learned from.
+        labelled: What it learned from, scored by heads that did not learn from it.
     """
 
     heads: tuple[EvidenceHead, ...]
     mixture: BetaMixture
-    draws: tuple[BetaMixture, ...]
     labelled: Labelled
 
     def corrected_similarity(self, evidence: Sequence[npt.ArrayLike]) -> Scores:
@@ -69,7 +67,6 @@ class Judge:
         return {
             "heads": [_plain(asdict(head)) for head in self.heads],
             "mixture": asdict(self.mixture),
-            "draws": [asdict(draw) for draw in self.draws],
             "labelled": _plain(asdict(self.labelled)),
         }
 
@@ -88,7 +85,6 @@ class Judge:
                 for head in data["heads"]
             ),
             _mixture(data["mixture"]),
-            tuple(_mixture(draw) for draw in data["draws"]),
             Labelled(
                 np.array(labelled["matched"], dtype=bool),
                 *(
@@ -108,45 +104,67 @@ def fit_judge(
     fit: Callable[..., BetaMixture],
     seed: int,
 ) -> Judge:
-    """Fits heads, mixture and draws.
+    """Fits heads and mixture.
+
+    Labelled pairs are scored by heads that were fitted without them (cross-validation): heads judge
+    the pairs that they learned from too well, and every estimate that follows would be too rosy.
 
     Args:
         labelled_evidence: [n, e] for each network, of labelled pairs.
         labelled_similarity: [n].
-        matched: [n] bool, at least one of each.
+        matched: [n] bool, at least two of each.
         pool_evidence: [m, e] for each network, of the pool without what is labelled; it sets the
             scale of the evidence, and the mixture is fitted to its scores.
         fit: `fit_mixture` with its settings bound.
-        seed: Of the draws.
+        seed: Of the folds.
     """
-    heads = tuple(
-        EvidenceHead.fit(
-            evidence,
-            matched,
-            mean=np.asarray(pool, dtype=np.float64).mean(axis=0),
-            scale=np.asarray(pool, dtype=np.float64).std(axis=0) + 1e-9,
-        )
-        for evidence, pool in zip(labelled_evidence, pool_evidence, strict=True)
-    )
-    pool_histogram = histogram(_mean(heads, pool_evidence))
-    scores = _mean(heads, labelled_evidence)
-    good, bad = scores[matched], scores[~matched]
-    mixture = fit(pool_histogram, matched=histogram(good), mismatched=histogram(bad))
     rng = np.random.default_rng(seed)
-    draws = tuple(
-        fit(
-            rng.poisson(pool_histogram).astype(np.float64),
-            matched=histogram(rng.choice(good, len(good))),
-            mismatched=histogram(rng.choice(bad, len(bad))),
-        )
-        for _ in range(_DRAWS)
+    scales = [_scale(pool) for pool in pool_evidence]
+    heads = _fit_heads(labelled_evidence, matched, scales)
+    scores = np.empty(len(matched), dtype=np.float32)
+    folds = _stratified_folds(matched, rng)
+    for fold in range(_FOLDS):
+        inside = folds == fold
+        if inside.any():
+            others = [np.asarray(rows)[~inside] for rows in labelled_evidence]
+            without = _fit_heads(others, matched[~inside], scales)
+            scores[inside] = _mean(
+                without, [np.asarray(rows)[inside] for rows in labelled_evidence]
+            )
+    good, bad = scores[matched], scores[~matched]
+    mixture = fit(
+        histogram(_mean(heads, pool_evidence)),
+        matched=histogram(good),
+        mismatched=histogram(bad),
     )
     return Judge(
         heads,
         mixture,
-        draws,
         Labelled(matched, labelled_similarity, scores, mixture.clean_probability(scores)),
     )
+
+
+def _scale(pool: npt.ArrayLike) -> tuple[Floats, Floats]:
+    rows = np.asarray(pool, dtype=np.float64)
+    return rows.mean(axis=0), rows.std(axis=0) + 1e-9
+
+
+def _fit_heads(
+    evidence: Sequence[npt.ArrayLike], matched: Bools, scales: Sequence[tuple[Floats, Floats]]
+) -> tuple[EvidenceHead, ...]:
+    return tuple(
+        EvidenceHead.fit(rows, matched, mean=mean, scale=scale)
+        for rows, (mean, scale) in zip(evidence, scales, strict=True)
+    )
+
+
+def _stratified_folds(matched: Bools, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Deals each label out evenly, so that every fold leaves pairs of both to learn from."""
+    folds = np.empty(len(matched), dtype=np.int64)
+    for label in (True, False):
+        rows = np.flatnonzero(matched == label)
+        folds[rng.permutation(rows)] = np.arange(len(rows)) % _FOLDS
+    return folds
 
 
 def _mean(heads: Sequence[EvidenceHead], evidence: Sequence[npt.ArrayLike]) -> Scores:

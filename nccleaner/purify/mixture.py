@@ -39,6 +39,12 @@ def _bins(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
     return np.rint((clipped - _CLIP) / (1 - 2 * _CLIP) * (BINS - 1)).astype(np.int64)
 
 
+def share_at_least(counts: Floats, score: float) -> float:
+    """Returns the share of a histogram's counts that are at `score` or above."""
+    first = int(np.searchsorted(_CENTRES, score - 1e-12))
+    return float(counts[first:].sum() / counts.sum())
+
+
 @dataclass(frozen=True, slots=True)
 class Beta:
     """A Beta distribution over scores in (0, 1)."""

@@ -47,7 +47,7 @@ def command_that_raises(error: BaseException | None) -> click.Command:
         (
             KeyboardInterrupt(),
             130,
-            "Interrupted: The same command continues where it stopped.\n",
+            "Interrupted: Run the same command again: shards that are done are not done twice.\n",
         ),
         (
             InputError("shard \x1b[2J\nis bad.", ""),

@@ -58,7 +58,7 @@ def test_options_that_were_given_are_taken_by_the_name_of_their_field():
         (["epochs"], "expected NAME=VALUE"),
         (["train.epochs=0"], "train.epochs: Input should be greater than or equal to 1; got 0"),
         (["train.epochs=many"], "train.epochs: Input should be a valid integer"),
-        (["trusted.meta=0.9"], "must add up to 1, not 1.5"),
+        (["trusted.meta=0.9"], "must add up to 1, not 1.6"),
         (["train.epochs=3", "train.epochs=4"], "train.epochs is given twice"),
     ],
 )

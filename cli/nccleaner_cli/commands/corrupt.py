@@ -79,6 +79,6 @@ def corrupt(
         f"are mismatched, as {report.truth} says. Next:"
     )
     meta = trusted or "trusted.csv"
-    display.command(command_line("nccleaner", "fit", out, "--meta", meta))
-    display.command(command_line("nccleaner", "evaluate", "--truth", report.truth))
+    display.command(command_line("nccleaner", "fit", out, "--meta", meta, "--run", "test"))
+    display.command(command_line("nccleaner", "evaluate", "--truth", report.truth, "--run", "test"))
     return report

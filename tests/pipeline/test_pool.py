@@ -1,0 +1,163 @@
+"""From parts and trusted pairs to training tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from smallfit import tiny
+
+from nccleaner.data.features import FeaturePart
+from nccleaner.data.matching import TrustedPair
+from nccleaner.errors import InputError, TrustedError
+from nccleaner.pipeline.labelled import LabelledPair
+from nccleaner.pipeline.pool import build_tables, image_identities
+from nccleaner.records import OK, Shard, ShardReport
+
+WIDTH = 4
+
+
+def digest(number: int) -> str:
+    return f"{number:064x}"
+
+
+def make_part(folder: Path, name: str, samples: Sequence[tuple[str, int, str]]) -> FeaturePart:
+    """A part by hand: samples of key, number of the image, caption; image "-1" is a reject.
+
+    The feature of image n is n everywhere, that of a caption its length.
+    """
+    folder = folder / name
+    folder.mkdir(parents=True)
+    images = sorted({image for _, image, _ in samples if image >= 0})
+    texts = sorted({text for _, image, text in samples if image >= 0})
+    rows = [
+        {
+            "key": key,
+            "status": OK if image >= 0 else "undecodable_image",
+            "caption": text,
+            "image_sha256": digest(image) if image >= 0 else None,
+            "image_row": images.index(image) if image >= 0 else -1,
+            "text_row": texts.index(text) if image >= 0 else -1,
+        }
+        for key, image, text in samples
+    ]
+    rows_type = {"image_row": pa.int32(), "text_row": pa.int32()}
+    names = list(rows[0])
+    columns = [pa.array([row[n] for row in rows], rows_type.get(n, pa.string())) for n in names]
+    pq.write_table(pa.table(columns, names=names), folder / "samples.parquet")
+    np.save(folder / "image.npy", np.repeat(np.float16(images)[:, None], WIDTH, axis=1))
+    lengths = np.float16([len(text) for text in texts])
+    np.save(folder / "text.npy", np.repeat(lengths[:, None], WIDTH, axis=1))
+    pairs = sum(image >= 0 for _, image, _ in samples)
+    return FeaturePart(folder, ShardReport(name, len(rows), pairs, {}))
+
+
+def labelled_pair(number: int, text: str, label: int = 1, key: str | None = None) -> LabelledPair:
+    return LabelledPair(
+        TrustedPair(number, label, text, shard="a" if key else None, key=key),
+        digest(number),
+        np.full(WIDTH, number, np.float16),
+        np.full(WIDTH, len(text), np.float16),
+    )
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Two shards; image 5 and its caption are in both, and two samples are rejects."""
+    first = [(f"a{n}", n, "x" * (n + 1)) for n in range(60)]
+    second = [(f"b{n}", 100 + n, "y" * (n + 100)) for n in range(60)]
+    copies = [("copy", 5, "x" * 6), ("other", 5, "another caption"), ("bad", -1, "bad")]
+    return [
+        make_part(tmp_path, "a", [*first, ("bad", -1, "bad")]),
+        make_part(tmp_path, "b", [*second, *copies]),
+    ]
+
+
+SHARDS = [Shard("a", "/a.tar", "webdataset"), Shard("b", "/b.tar", "webdataset")]
+
+
+@pytest.fixture
+def trusted():
+    """Images 0 to 29 of the first shard, as they are; two of them are mismatched."""
+    return [labelled_pair(n, "x" * (n + 1), label=int(n > 1), key=f"a{n}") for n in range(30)]
+
+
+def build(parts, trusted, folder, **config):
+    return build_tables(SHARDS, parts, trusted, config=tiny(**config), folder=folder / "tables")
+
+
+def test_no_trusted_pair_is_in_the_pool_but_the_probes(parts, trusted, tmp_path):
+    tables = build(parts, trusted, tmp_path)
+
+    probes = len(tables.probe_matched)
+    noisy = len(tables.pool) - probes
+    inside = tables.pool_samples.to_pylist()[:noisy]
+    # 30 trusted ones of the first shard, and the copy of one of them in the second.
+    assert {row["key"] for row in inside} == (
+        {f"a{n}" for n in range(30, 60)} | {f"b{n}" for n in range(60)} | {"other"}
+    )
+    assert probes + sum(map(len, (*tables.meta, *tables.held_out))) == 30
+    assert not set(tables.pool_samples["key"].to_pylist()) & {"bad", "copy"}
+
+
+def test_features_belong_to_their_pairs(parts, trusted, tmp_path):
+    tables = build(parts, trusted, tmp_path)
+
+    keys = tables.pool_samples["key"].to_pylist()
+    for place in range(len(tables.pool) - len(tables.probe_matched)):
+        key = keys[place]
+        image = tables.features.images[tables.pool.image_rows[place]]
+        text = tables.features.texts[tables.pool.text_rows[place]]
+        number = int(key[1:]) + 100 * (key[0] == "b") if key != "other" else 5
+        length = {"a": number + 1, "b": number, "o": len("another caption")}[key[0]]
+        assert image.tolist() == [number] * WIDTH
+        assert text.tolist() == [length] * WIDTH
+    identities = tables.identities[tables.pool.image_rows[:1]]
+    assert identities.tolist() == image_identities([digest(30)]).tolist()
+
+
+def test_probes_are_matched_where_their_captions_are_their_own(parts, trusted, tmp_path):
+    tables = build(parts, trusted, tmp_path)
+
+    probes = len(tables.probe_matched)
+    images = tables.features.images[tables.pool.image_rows[-probes:], 0]
+    texts = tables.features.texts[tables.pool.text_rows[-probes:], 0]
+    own = (texts == images + 1).numpy()
+    labelled_0 = (images <= 1).numpy()
+    np.testing.assert_array_equal(tables.probe_matched, own & ~labelled_0)
+    assert 0 < tables.probe_matched.sum() < probes
+    planted = tables.pool_samples["key"].to_pylist()[-int(own.sum()) :]
+    assert sorted(planted) == sorted(f"a{int(n)}" for n in images[own])
+
+
+def test_the_seed_decides_and_the_cap_samples_all_shards(parts, trusted, tmp_path):
+    # 121 pairs, of which about half are drawn.
+    capped = {"max_pairs": 100}
+    tables = [
+        build(parts, trusted, tmp_path / str(n), train=capped, seed=seed)
+        for n, seed in enumerate([0, 0, 1])
+    ]
+
+    keys = [t.pool_samples["key"].to_pylist() for t in tables]
+    assert keys[0] == keys[1] != keys[2]
+    for drawn in keys:
+        assert {key[0] for key in drawn} >= {"a", "b"}
+        assert 55 <= len(drawn) <= 100
+
+
+def test_pools_and_trusted_pairs_that_are_too_small_are_refused(parts, trusted, tmp_path):
+    with pytest.raises(InputError, match="hold 9 pairs that are not trusted"):
+        build_tables(
+            SHARDS[:1],
+            [make_part(tmp_path, "few", [(f"a{n}", n, "x" * (n + 1)) for n in range(39)])],
+            trusted,
+            config=tiny(),
+            folder=tmp_path / "tables",
+        )
+    alike = [labelled_pair(n, "the same") for n in range(200, 230)]
+    with pytest.raises(TrustedError, match="other images with other captions"):
+        build(parts, alike, tmp_path)

@@ -1,0 +1,60 @@
+"""Settings of a fit that takes seconds, and a few hundred pairs of clip art for it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builders import Row
+
+from nccleaner.config import RunConfig
+
+CLIPART = Path(__file__).resolve().parents[1] / "examples" / "clipart"
+TINY = {
+    "data": {"workers": 0},
+    "train": {"epochs": 2, "min_steps": 0, "warm_up": 0.5},
+    "model": {"joint_width": 32, "similarity_width": 8, "meta_hidden_width": 8},
+    "purify": {"references": 64, "neighbours": 10},
+}
+
+
+def tiny(**sections: object) -> RunConfig:
+    """Settings of a fit that takes seconds; sections given are merged into it."""
+    merged = {name: dict(section) for name, section in TINY.items()}
+    for name, section in sections.items():
+        merged[name] = {**merged.get(name, {}), **section} if isinstance(section, dict) else section
+    return RunConfig.model_validate(merged)
+
+
+def read_truth() -> dict[str, int]:
+    with (CLIPART / "truth.csv").open(newline="") as file:
+        return {row["key"]: int(row["mismatched"]) for row in csv.DictReader(file)}
+
+
+def read_trusted_keys() -> list[str]:
+    with (CLIPART / "trusted.csv").open(newline="") as file:
+        return [row["key"] for row in csv.DictReader(file)]
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+    return path
+
+
+@dataclass(frozen=True)
+class Clipart:
+    """240 pairs of the example, 90 of them trusted; each trusted one is matched."""
+
+    rows: list[Row]
+    trusted: list[str]
+    truth: dict[str, int]
+
+    def matched_untrusted(self, count: int) -> list[str]:
+        found = [row.key for row in self.rows if not self.truth[row.key]]
+        return [key for key in found if key not in self.trusted][:count]
+
+    def mismatched(self, count: int) -> list[str]:
+        return [row.key for row in self.rows if self.truth[row.key]][:count]
