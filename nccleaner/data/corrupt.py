@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from fsspec.implementations.local import LocalFileSystem
 
+from nccleaner.data.locations import refuse_inside_input
 from nccleaner.data.noise import (
     Indices,
     NoiseKind,
@@ -27,8 +27,7 @@ from nccleaner.data.noise import (
 )
 from nccleaner.data.reading import ShardReading
 from nccleaner.data.rewriting import file_name, rewrite_shard
-from nccleaner.data.storage import locate
-from nccleaner.errors import InputError, ShardError, UsageError
+from nccleaner.errors import InputError, ShardError
 from nccleaner.files import remove_leftovers, replace_file
 from nccleaner.records import OK, Limits, Shard
 
@@ -87,7 +86,7 @@ def corrupt_shards(
     """
     out = Path(out)
     check_noise(ratio, kind)
-    _check_places(shards, out)
+    refuse_inside_input(shards, out)
     noise = {"ratio": ratio, "seed": seed, "kind": kind}
     _claim(out, _describe(noise, shards, keep, limits))
 
@@ -147,19 +146,6 @@ class _Pairs:
             for i in self.of_shard[shard.name]
             if caption_from[i] != i
         }
-
-
-def _check_places(shards: Sequence[Shard], out: Path) -> None:
-    """Refuses to write among the shards."""
-    place = out.resolve()
-    for shard in shards:
-        fs, path = locate(shard.url)
-        is_local = isinstance(fs, LocalFileSystem)
-        if is_local and place.is_relative_to(Path(path).resolve().parent):
-            raise UsageError(
-                f"{out} lies in the folder of the shard {shard.url}; input is never written to.",
-                "Name a folder elsewhere.",
-            )
 
 
 def _describe(

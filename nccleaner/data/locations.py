@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from nccleaner.data.members import IMAGE_SUFFIXES, split_name
 from nccleaner.data.metadata import DAMAGED_PARQUET
@@ -27,7 +28,7 @@ from nccleaner.data.storage import (
     open_binary,
     storage_errors,
 )
-from nccleaner.errors import ShardError
+from nccleaner.errors import ShardError, UsageError
 from nccleaner.records import Shard, ShardKind
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -85,6 +86,23 @@ def find_shards(sources: str | Path | Sequence[str | Path]) -> list[Shard]:
     with ThreadPoolExecutor(_PROBES) as pool:
         shards = list(pool.map(_describe, [p for p in places if p not in sidecars]))
     return _unique(shards)
+
+
+def refuse_inside_input(shards: Sequence[Shard], out: Path) -> None:
+    """Refuses to write among the shards.
+
+    Raises:
+        UsageError: `out` is, or is inside, a folder that holds a shard.
+    """
+    place = out.resolve()
+    for shard in shards:
+        fs, path = locate(shard.url)
+        is_local = isinstance(fs, LocalFileSystem)
+        if is_local and place.is_relative_to(Path(path).resolve().parent):
+            raise UsageError(
+                f"{out} lies in the folder of the shard {shard.url}; input is never written to.",
+                "Name a folder elsewhere.",
+            )
 
 
 def expand_braces(pattern: str) -> Iterator[str]:

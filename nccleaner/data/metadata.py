@@ -159,13 +159,27 @@ def _column(values: Sequence[Any]) -> pa.Array:
     flat = (item for v in values for item in (v if isinstance(v, list) else (v,)))
     if all(item is None or isinstance(item, _SCALARS) for item in flat):
         try:
-            array = pa.array(values)
-        except (pa.ArrowException, OverflowError, UnicodeError):
-            pass  # types that change, a number beyond 64 bits, half of a surrogate pair
+            array = _array(values)
+        except (pa.ArrowException, OverflowError):
+            pass  # types that change, or a number beyond 64 bits
         else:
             if not pa.types.is_null(array.type):
                 return array
     return pa.array([None if v is None else json.dumps(v) for v in values], pa.string())
+
+
+def _array(values: Sequence[Any]) -> pa.Array:
+    """Makes an array; halves of surrogate pairs, which no UTF-8 has, become `?`."""
+    try:
+        return pa.array(values)
+    except UnicodeError:
+        return pa.array([_whole(value) for value in values])
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def with_keys(table: pa.Table, keys: Sequence[str]) -> pa.Table:

@@ -22,7 +22,7 @@ from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.results import EvaluateResult
 from nccleaner.pipeline.score import Scoring
 from nccleaner.pipeline.scored import features_of, is_pair, pairs_of
-from nccleaner.pipeline.workspace import read_checkpoint, read_inputs
+from nccleaner.pipeline.workspace import read_checkpoint
 from nccleaner.records import OK
 
 _TRUTH_COLUMNS = ("shard", "key", "mismatched")
@@ -103,7 +103,7 @@ def _embed(
 
 
 def _detection(scoring: Scoring, path: Path, reporter: Reporter) -> DetectionMetrics:
-    shards = read_inputs(scoring.target) or scoring.description.shards
+    shards = scoring.inputs()
     scoring.score(shards, reporter)
     truth = _read_truth(path)
     trusted = read_checkpoint(scoring.workspace.trusted).select(["shard", "key"])

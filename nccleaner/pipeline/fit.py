@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from nccleaner.config import RunConfig
-from nccleaner.data.locations import find_shards
+from nccleaner.data.locations import find_shards, refuse_inside_input
 from nccleaner.errors import TrustedError
 from nccleaner.files import write_parquet
 from nccleaner.pipeline.backbones import Backbones, limits_of
@@ -47,6 +47,7 @@ def fit(
         reporter: Hears of progress.
 
     Raises:
+        UsageError: The run directory lies among the shards.
         ShardError: No shards, or their storage failed.
         TrustedError: The trusted file cannot be used or holds too few usable pairs.
         InputError: Too few pairs to learn from.
@@ -59,6 +60,7 @@ def fit(
     if not trusted_path.exists():
         raise TrustedError(f"{trusted_path} is not there.", "Name the trusted file with --meta.")
     found = find_shards(shards)
+    refuse_inside_input(found, workspace.root)
     backbones = Backbones(config.encoders)
     with reporter.stage("Loading encoders", 2, "encoders") as advance:
         image_encoder = backbones.image.fingerprint

@@ -31,7 +31,7 @@ from nccleaner.pipeline.reporter import Reporter, SilentReporter, shard_count
 from nccleaner.pipeline.results import PurgeResult
 from nccleaner.pipeline.score import Scoring
 from nccleaner.pipeline.scored import features_of, is_pair, pairs_of
-from nccleaner.pipeline.workspace import package_versions, read_checkpoint, read_inputs
+from nccleaner.pipeline.workspace import package_versions, read_checkpoint
 from nccleaner.purify.decide import (
     LEVEL,
     Column,
@@ -92,7 +92,7 @@ def purge(
     reporter = reporter or SilentReporter()
     _check_arguments(threshold, by, keep_fraction)
     scoring = Scoring.open(run, output)
-    shards = read_inputs(scoring.target) or scoring.description.shards
+    shards = scoring.inputs()
     parts = scoring.score(shards, reporter)
     totals = _Totals(by)
     for shard in shards:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nccleaner.data.features import FeaturePart
-from nccleaner.data.locations import find_shards
+from nccleaner.data.locations import find_shards, refuse_inside_input
 from nccleaner.files import remove_leftovers
 from nccleaner.pipeline.backbones import Backbones, resolve_device
 from nccleaner.pipeline.extraction import FeatureStore, summarise
@@ -23,6 +23,7 @@ from nccleaner.pipeline.workspace import (
     Workspace,
     add_inputs,
     read_checkpoint,
+    read_inputs,
 )
 from nccleaner.purify.scoring import Scorer, scorer_identity
 from nccleaner.records import Shard
@@ -108,6 +109,7 @@ class Scoring:
 
     def score(self, shards: Sequence[Shard], reporter: Reporter) -> list[FeaturePart]:
         """Scores what is not scored yet; returns the parts of all shards."""
+        refuse_inside_input(shards, self.target.root)
         scored = {
             shard.name: has_scores(self.scores_path(shard), shard, self.identity)
             for shard in shards
@@ -138,6 +140,14 @@ class Scoring:
                 write_scores(table, self.scores_path(shard), shard, self.identity)
                 advance(part.report.samples)
         return parts
+
+    def inputs(self) -> tuple[Shard, ...]:
+        """Returns the shards of the target: those of the fit, unless others were scored apart."""
+        scored = {shard.name: shard for shard in read_inputs(self.target)}
+        if scored and self.target != self.workspace:
+            return tuple(scored.values())
+        of_fit = {shard.name: shard for shard in self.description.shards}
+        return tuple((of_fit | scored).values())
 
     def scores_path(self, shard: Shard) -> Path:
         """Returns where the scores of a shard are."""

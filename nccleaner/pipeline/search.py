@@ -20,7 +20,6 @@ from nccleaner.pipeline.reporter import SilentReporter
 from nccleaner.pipeline.results import Hit
 from nccleaner.pipeline.score import Scoring
 from nccleaner.pipeline.scored import is_pair
-from nccleaner.pipeline.workspace import read_inputs
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -112,7 +111,7 @@ def _array(embedding: torch.Tensor) -> npt.NDArray[np.float32]:
 def _captions(scoring: Scoring, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """Reads the captions of pairs, named by shard and key, from the feature cache."""
     wanted = {shard for shard, _ in names}
-    known = read_inputs(scoring.target) or scoring.description.shards
+    known = scoring.inputs()
     shards = [shard for shard in known if shard.name in wanted]
     captions = {}
     for shard, part in zip(shards, scoring.store.parts(shards, SilentReporter()), strict=True):

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from builders import make_rows, write_webdataset_shard
 from smallfit import tiny, write_csv
 
 import nccleaner
-from nccleaner.config import RunConfig
-from nccleaner.errors import InputError, RunError, ShardError, TrustedError
+from nccleaner.errors import InputError, RunError, ShardError, TrustedError, UsageError
 
 
 def read_scores(run: Path) -> dict[str, bytes]:
@@ -158,6 +158,15 @@ def test_a_gru_reads_captions_from_scratch(fitted, trusted_csv, clipart, tmp_pat
     assert summary.samples == 240
     assert not (run / "features" / "00000" / "text.npy").exists()
     assert len(hits) == 3
-    assert isinstance(config, RunConfig)
     captions = {row.key: row.caption for row in clipart.rows}
     assert all(hit.caption == captions[hit.key] for hit in hits)
+
+
+def test_a_run_directory_among_the_shards_is_refused(tmp_path):
+    write_webdataset_shard(tmp_path, "00000", make_rows(3))
+    trusted = tmp_path / "trusted.csv"
+    trusted.write_text("key\n000000000\n", encoding="utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="input is never written to"):
+        nccleaner.fit(tmp_path, meta=trusted, run=tmp_path / "run")
+    assert sorted(tmp_path.rglob("*")) == before
