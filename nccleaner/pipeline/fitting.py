@@ -23,6 +23,7 @@ from nccleaner.pipeline.reporter import Reporter
 from nccleaner.purify.frozen import Frozen, FrozenEvidence
 from nccleaner.purify.judge import Judge, fit_judge
 from nccleaner.purify.mixture import Beta, BetaMixture, fit_mixture
+from nccleaner.purify.noise import NoiseRate, estimate_noise_rate
 from nccleaner.purify.rounds import Belief, first_belief, next_belief, trusted_belief
 from nccleaner.purify.scoring import Evidence, Judges, Scorer
 from nccleaner.train.cotrain import CoTraining, RoundScores, Schedule
@@ -110,7 +111,7 @@ def fit_scorer(
         best_epoch=best_epoch,
         held_out_auroc=selection,
         probe_auroc=_auroc(fitted.labelled.corrected_similarity, fitted.labelled.matched),
-        noise_rate=fitted.mixture.noise_rate,
+        noise_rate=fitted.noise_rate,
         fallback=fitted.mixture.fallback,
     )
 
@@ -205,10 +206,7 @@ def _look_before_training(
 def _mismatched(matched: Pairs, labelled: Pairs, generator: torch.Generator) -> Pairs:
     """Mismatched pairs made by exchanging captions, and those that a person labelled."""
     made = [exchange_captions(matched, generator=generator) for _ in range(_EXCHANGES)]
-    return Pairs(
-        torch.cat([*(pairs.image_rows for pairs in made), labelled.image_rows]),
-        torch.cat([*(pairs.text_rows for pairs in made), labelled.text_rows]),
-    )
+    return _joined(*made, labelled)
 
 
 def _train(
@@ -326,6 +324,7 @@ def _calibrate(
     noisy = len(data.pool) - data.probes
     pool = scorer.gather(data.features, data.pool, identities=data.identities)
     of_pool = [evidence[:noisy] for evidence in pool.of_networks]
+    noise = None if scorer.frozen is None else _noise_rate(scorer.frozen, data, config.seed)
     fitted = fit_judge(
         [evidence[noisy:] for evidence in pool.of_networks],
         pool.similarity[noisy:],
@@ -333,20 +332,42 @@ def _calibrate(
         pool_evidence=of_pool,
         fit=fit,
         seed=config.seed,
+        noise=noise,
     )
     on_judge()
     held_out = data.tables.held_out
     generator = torch.Generator().manual_seed(config.seed)
     matched = data.on_device(held_out.matched)
     mismatched = data.on_device(_mismatched(held_out.matched, held_out.mismatched, generator))
-    labelled = Pairs(
-        torch.cat([matched.image_rows, mismatched.image_rows]),
-        torch.cat([matched.text_rows, mismatched.text_rows]),
-    )
+    labelled = _joined(matched, mismatched)
     evidence: Evidence = scorer.gather(data.features, labelled, identities=data.identities)
     unseen = _judge_of_unseen(evidence, len(matched), of_pool, fitted, config)
     on_judge()
     return Judges(fitted, unseen)
+
+
+def _noise_rate(frozen: FrozenEvidence, data: _Data, seed: int) -> NoiseRate:
+    """Estimates the pool's noise rate from the frozen evidence and all trusted pairs."""
+    noisy = len(data.pool) - data.probes
+    tables = data.tables
+    probes = tables.pool.take(torch.arange(noisy, len(tables.pool)))
+    own = probes.take(torch.from_numpy(np.flatnonzero(tables.probe_matched)))
+    matched = _joined(tables.meta.matched, tables.held_out.matched, own)
+    labelled = _joined(tables.meta.mismatched, tables.held_out.mismatched)
+    mismatched = _mismatched(matched, labelled, torch.Generator().manual_seed(seed))
+    pool = data.pool.take(torch.arange(noisy))
+    evidence = (
+        frozen.of(data.frozen(pairs)).cpu().numpy()
+        for pairs in (pool, data.on_device(matched), data.on_device(mismatched))
+    )
+    return estimate_noise_rate(*evidence, seed=seed)
+
+
+def _joined(*parts: Pairs) -> Pairs:
+    return Pairs(
+        torch.cat([pairs.image_rows for pairs in parts]),
+        torch.cat([pairs.text_rows for pairs in parts]),
+    )
 
 
 def _judge_of_unseen(
@@ -364,7 +385,7 @@ def _judge_of_unseen(
         matched: npt.NDArray[np.float64],
         mismatched: npt.NDArray[np.float64],
     ) -> BetaMixture:
-        return BetaMixture(Beta.fit(matched), Beta.fit(mismatched), fitted.mixture.noise_rate)
+        return BetaMixture(Beta.fit(matched), Beta.fit(mismatched), fitted.noise_rate)
 
     return fit_judge(
         evidence.of_networks,

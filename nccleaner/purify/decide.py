@@ -125,11 +125,11 @@ def empty_histogram() -> Floats:
 def price(decision: Decision, standings: Sequence[Standing], *, seed: int) -> Price:
     """Estimates what a decision costs, from the labelled pairs of the judges (METHOD 4) [O].
 
-    Values come from the mixtures' noise rates and from how many labelled pairs pass the cut-off.
-    Intervals come from the labelled pairs alone, which limit what can be known: in every draw the
-    shares of matched and of mismatched pairs that pass are drawn from their posterior under
-    Jeffreys' prior, and the noise rate is what makes them agree with the share of all pairs that
-    pass the mixture's crossing (Saerens et al. 2002; Lipton et al. 2018).
+    Values come from the noise rates and from how many labelled pairs pass the cut-off. Intervals
+    come from the labelled pairs alone, which limit what can be known: in every draw the shares of
+    matched and of mismatched pairs that pass are drawn from their posterior under Jeffreys' prior.
+    The noise rate is drawn likewise, by the judge's own estimate of it or, without one, as what
+    makes those shares agree with the share of all pairs that pass the mixture's crossing.
 
     Args:
         decision: What is priced.
@@ -152,7 +152,8 @@ def price(decision: Decision, standings: Sequence[Standing], *, seed: int) -> Pr
             axis=1,
         )
         good, bad = passes[labelled.matched], passes[~labelled.matched]
-        rate = fit_noise_rate(mixture, standing.scores).noise_rate
+        noise = standing.judge.noise
+        rate = noise.value if noise else fit_noise_rate(mixture, standing.scores).noise_rate
         points += (
             share
             * _masses(
@@ -161,9 +162,12 @@ def price(decision: Decision, standings: Sequence[Standing], *, seed: int) -> Pr
             )[0]
         )
         good_pass, bad_pass = (_pass_draws(x, rng) for x in (good, bad))
-        passing = share_at_least(standing.scores, crossing)
-        apart = np.maximum(good_pass[:, 1] - bad_pass[:, 1], 1e-3)
-        rates = np.clip((good_pass[:, 1] - passing) / apart, 0, 1)
+        if noise:
+            rates = noise.draws(_DRAWS, rng)
+        else:
+            passing = share_at_least(standing.scores, crossing)
+            apart = np.maximum(good_pass[:, 1] - bad_pass[:, 1], 1e-3)
+            rates = np.clip((good_pass[:, 1] - passing) / apart, 0, 1)
         draws += share * _masses(rates, good_pass[:, 0], bad_pass[:, 0])
     before, after, lost = (_interval(points, draws, part) for part in _PARTS)
     assert before is not None

@@ -13,6 +13,9 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 Floats = npt.NDArray[np.float64]
+Folds = npt.NDArray[np.int64]
+
+_FOLDS = 10
 
 # Strength of the pull towards equal weights, in labelled pairs. A few dozen pairs cannot tell
 # correlated kinds of evidence apart; several hundred can.
@@ -76,3 +79,43 @@ class EvidenceHead:
         standard = (np.asarray(evidence, dtype=np.float64) - self.mean) / self.scale
         logit: Floats = standard @ self.weights + self.bias
         return 1 / (1 + np.exp(-np.clip(logit, -500, 500)))
+
+
+def stratified_folds(matched: npt.NDArray[np.bool_], rng: np.random.Generator) -> Folds:
+    """Deals each label out evenly over ten folds, so that each leaves pairs of both behind."""
+    folds = np.empty(len(matched), dtype=np.int64)
+    for label in (True, False):
+        rows = np.flatnonzero(matched == label)
+        folds[rng.permutation(rows)] = np.arange(len(rows)) % _FOLDS
+    return folds
+
+
+def out_of_fold(
+    evidence: npt.ArrayLike,
+    matched: npt.NDArray[np.bool_],
+    *,
+    mean: Floats,
+    scale: Floats,
+    folds: Folds,
+) -> Floats:
+    """Scores labelled pairs by heads that were fitted without them.
+
+    A head judges the pairs that it learned from too well; estimates that rest on them need this.
+
+    Args:
+        evidence: [n, e].
+        matched: [n] bool, at least two of each.
+        mean: [e], of the pool.
+        scale: [e], of the pool.
+        folds: [n], as `stratified_folds` gives them.
+
+    Returns:
+        Corrected similarities, [n] in (0, 1).
+    """
+    rows = np.asarray(evidence, dtype=np.float64)
+    scores = np.empty(len(rows))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        head = EvidenceHead.fit(rows[~inside], matched[~inside], mean=mean, scale=scale)
+        scores[inside] = head(rows[inside])
+    return scores

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nccleaner.purify.heads import EvidenceHead
-from nccleaner.purify.mixture import Beta, BetaMixture, Floats, histogram
+from nccleaner.purify.heads import EvidenceHead, out_of_fold, stratified_folds
+from nccleaner.purify.mixture import Beta, BetaMixture, Floats, histogram, match_mean
+from nccleaner.purify.noise import NoiseRate
 
 Scores = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
-
-_FOLDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +50,19 @@ class Judge:
     Attributes:
         heads: One for each network.
         mixture: Over the mean of the heads' corrected similarities.
+        noise: Where the mixture's noise rate comes from; None: from the mixture's own fit.
         labelled: What it learned from, scored by heads that did not learn from it.
     """
 
     heads: tuple[EvidenceHead, ...]
     mixture: BetaMixture
+    noise: NoiseRate | None
     labelled: Labelled
+
+    @property
+    def noise_rate(self) -> float:
+        """Share of mismatched pairs among those that the judge was fitted to, in [0, 1]."""
+        return self.mixture.noise_rate if self.noise is None else self.noise.value
 
     def corrected_similarity(self, evidence: Sequence[npt.ArrayLike]) -> Scores:
         """Returns the mean over networks, [n] in [0, 1], of evidence [n, e] of each."""
@@ -67,6 +73,7 @@ class Judge:
         return {
             "heads": [_plain(asdict(head)) for head in self.heads],
             "mixture": asdict(self.mixture),
+            "noise": None if self.noise is None else asdict(self.noise),
             "labelled": _plain(asdict(self.labelled)),
         }
 
@@ -85,6 +92,7 @@ class Judge:
                 for head in data["heads"]
             ),
             _mixture(data["mixture"]),
+            NoiseRate.from_json(data["noise"]),
             Labelled(
                 np.array(labelled["matched"], dtype=bool),
                 *(
@@ -103,6 +111,7 @@ def fit_judge(
     pool_evidence: Sequence[npt.ArrayLike],
     fit: Callable[..., BetaMixture],
     seed: int,
+    noise: NoiseRate | None = None,
 ) -> Judge:
     """Fits heads and mixture.
 
@@ -117,29 +126,32 @@ def fit_judge(
             scale of the evidence, and the mixture is fitted to its scores.
         fit: `fit_mixture` with its settings bound.
         seed: Of the folds.
+        noise: The noise rate, where it is known better than the mixture can tell.
     """
-    rng = np.random.default_rng(seed)
     scales = [_scale(pool) for pool in pool_evidence]
-    heads = _fit_heads(labelled_evidence, matched, scales)
-    scores = np.empty(len(matched), dtype=np.float32)
-    folds = _stratified_folds(matched, rng)
-    for fold in range(_FOLDS):
-        inside = folds == fold
-        if inside.any():
-            others = [np.asarray(rows)[~inside] for rows in labelled_evidence]
-            without = _fit_heads(others, matched[~inside], scales)
-            scores[inside] = _mean(
-                without, [np.asarray(rows)[inside] for rows in labelled_evidence]
-            )
+    heads = tuple(
+        EvidenceHead.fit(rows, matched, mean=mean, scale=scale)
+        for rows, (mean, scale) in zip(labelled_evidence, scales, strict=True)
+    )
+    folds = stratified_folds(matched, np.random.default_rng(seed))
+    unbiased = [
+        out_of_fold(rows, matched, mean=mean, scale=scale, folds=folds)
+        for rows, (mean, scale) in zip(labelled_evidence, scales, strict=True)
+    ]
+    scores: Scores = np.mean(unbiased, axis=0).astype(np.float32)
     good, bad = scores[matched], scores[~matched]
+    pool = histogram(_mean(heads, pool_evidence))
     mixture = fit(
-        histogram(_mean(heads, pool_evidence)),
+        pool,
         matched=histogram(good),
         mismatched=histogram(bad),
     )
+    if noise is not None:
+        mixture = match_mean(mixture, pool, noise.value)
     return Judge(
         heads,
         mixture,
+        noise,
         Labelled(matched, labelled_similarity, scores, mixture.clean_probability(scores)),
     )
 
@@ -147,24 +159,6 @@ def fit_judge(
 def _scale(pool: npt.ArrayLike) -> tuple[Floats, Floats]:
     rows = np.asarray(pool, dtype=np.float64)
     return rows.mean(axis=0), rows.std(axis=0) + 1e-9
-
-
-def _fit_heads(
-    evidence: Sequence[npt.ArrayLike], matched: Bools, scales: Sequence[tuple[Floats, Floats]]
-) -> tuple[EvidenceHead, ...]:
-    return tuple(
-        EvidenceHead.fit(rows, matched, mean=mean, scale=scale)
-        for rows, (mean, scale) in zip(evidence, scales, strict=True)
-    )
-
-
-def _stratified_folds(matched: Bools, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Deals each label out evenly, so that every fold leaves pairs of both to learn from."""
-    folds = np.empty(len(matched), dtype=np.int64)
-    for label in (True, False):
-        rows = np.flatnonzero(matched == label)
-        folds[rng.permutation(rows)] = np.arange(len(rows)) % _FOLDS
-    return folds
 
 
 def _mean(heads: Sequence[EvidenceHead], evidence: Sequence[npt.ArrayLike]) -> Scores:

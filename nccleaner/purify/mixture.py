@@ -254,6 +254,23 @@ def fit_noise_rate(mixture: BetaMixture, pool: Floats) -> BetaMixture:
     return BetaMixture(mixture.matched, mixture.mismatched, rate, mixture.fallback)
 
 
+def match_mean(mixture: BetaMixture, pool: Floats, noise_rate: float) -> BetaMixture:
+    """Shifts the prior odds until the clean probabilities of the pool average 1 − `noise_rate`.
+
+    Calibration in the large, for a noise rate that is known better than from the mixture itself.
+    The weight of the mixture is then no noise rate any more, only what makes the mean right.
+    """
+    low, high = 1e-6, 1 - 1e-6
+    for _ in range(40):
+        weight = (low + high) / 2
+        shifted = BetaMixture(mixture.matched, mixture.mismatched, weight, mixture.fallback)
+        if pool @ (1 - shifted._posterior()) < noise_rate * pool.sum():
+            low = weight
+        else:
+            high = weight
+    return shifted
+
+
 def _anchor_weight(component: Floats, trusted: Floats) -> float:
     """Weight of one trusted pair: together as much as the component, each at least one."""
     return max(1.0, float(component.sum() / trusted.sum()))

@@ -1,0 +1,90 @@
+"""The noise rate of the pool, from scores that no pair of it has influenced.
+
+A share of matched and a share of mismatched pairs pass any cut-off; the share of the pool that
+passes says how the two are mixed (Saerens et al. 2002; Lipton et al. 2018). On the frozen evidence
+every trusted pair can say what these shares are, not only the planted probes [O].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nccleaner.purify.heads import EvidenceHead, out_of_fold, stratified_folds
+from nccleaner.purify.mixture import Floats
+
+# Where a matched and a mismatched pair are equally likely, if there are as many of both.
+_CUTOFF = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseRate:
+    """An estimated share of mismatched pairs, with what it was made from.
+
+    Attributes:
+        passing: Share of the pool that passes the cut-off.
+        matched_passing: Share of the trusted matched pairs that does.
+        mismatched_passing: Share of mismatched pairs that does.
+        trusted: How many trusted pairs there were; both shares are as uncertain as that says.
+    """
+
+    passing: float
+    matched_passing: float
+    mismatched_passing: float
+    trusted: int
+
+    @property
+    def value(self) -> float:
+        """The noise rate, in [0, 1]."""
+        return float(_rate(self.passing, self.matched_passing, self.mismatched_passing))
+
+    def draws(self, count: int, rng: np.random.Generator) -> Floats:
+        """Draws noise rates from the posterior of both shares under Jeffreys' prior, [count]."""
+        shares = (
+            rng.beta(share * self.trusted + 0.5, (1 - share) * self.trusted + 0.5, count)
+            for share in (self.matched_passing, self.mismatched_passing)
+        )
+        rates: Floats = np.asarray(_rate(self.passing, *shares))
+        return rates
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any] | None) -> NoiseRate | None:
+        """Restores what `asdict` gave."""
+        return None if data is None else NoiseRate(**data)
+
+
+def estimate_noise_rate(
+    pool: npt.ArrayLike, matched: npt.ArrayLike, mismatched: npt.ArrayLike, *, seed: int
+) -> NoiseRate:
+    """Estimates the noise rate of the pool.
+
+    Args:
+        pool: [n, e] evidence of the pairs of the pool, of a kind that none of them has influenced.
+        matched: [m, e] of trusted matched pairs.
+        mismatched: [k, e] of mismatched pairs made of them, or labelled.
+        seed: Of the folds by which the labelled pairs are scored.
+    """
+    evidence = np.asarray(pool, dtype=np.float64)
+    labelled = np.concatenate([np.asarray(matched), np.asarray(mismatched)])
+    is_matched = np.arange(len(labelled)) < len(np.asarray(matched))
+    mean, scale = evidence.mean(axis=0), evidence.std(axis=0) + 1e-9
+    folds = stratified_folds(is_matched, np.random.default_rng(seed))
+    scores = out_of_fold(labelled, is_matched, mean=mean, scale=scale, folds=folds)
+    head = EvidenceHead.fit(labelled, is_matched, mean=mean, scale=scale)
+    return NoiseRate(
+        float((head(evidence) >= _CUTOFF).mean()),
+        float((scores[is_matched] >= _CUTOFF).mean()),
+        float((scores[~is_matched] >= _CUTOFF).mean()),
+        int(is_matched.sum()),
+    )
+
+
+def _rate(passing: float, matched: float | Floats, mismatched: float | Floats) -> float | Floats:
+    # Scores that tell nothing apart say nothing: the bound keeps the quotient finite.
+    apart = np.maximum(np.asarray(matched) - mismatched, 1e-3)
+    rate: Floats = np.clip((matched - passing) / apart, 0, 1)
+    return rate
