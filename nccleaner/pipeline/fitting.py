@@ -13,28 +13,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from nccleaner.config import PurifyConfig, RunConfig
 from nccleaner.model.mfsr import MainNet
 from nccleaner.model.mscn import MetaNet
+from nccleaner.pipeline.calibrating import FROZEN_ROUNDS, calibrate, look_before_training
+from nccleaner.pipeline.device import DeviceTables
 from nccleaner.pipeline.pool import TrainingTables
 from nccleaner.pipeline.reporter import Reporter
-from nccleaner.purify.frozen import Frozen, FrozenEvidence
-from nccleaner.purify.judge import Judge, fit_judge
-from nccleaner.purify.mixture import Beta, BetaMixture, fit_mixture
-from nccleaner.purify.noise import NoiseRate, estimate_noise_rate
-from nccleaner.purify.rounds import Belief, first_belief, next_belief, trusted_belief
-from nccleaner.purify.scoring import Evidence, Judges, Scorer
+from nccleaner.purify.mixture import BetaMixture, fit_mixture
+from nccleaner.purify.rounds import Belief, next_belief, trusted_belief
+from nccleaner.purify.scoring import Scorer
 from nccleaner.train.cotrain import CoTraining, RoundScores, Schedule
 from nccleaner.train.learner import Learner, StepSizes
 from nccleaner.train.networks import Architecture, build_networks
 from nccleaner.train.objective import LossWeights
-from nccleaner.train.pairs import Features, Pairs, exchange_captions
-
-# Mismatched pairs that are made of one trusted pair; its caption suits few other images.
-_EXCHANGES = 3
-_FROZEN_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +73,13 @@ def fit_scorer(
     Raises:
         TrainingError: The losses diverged.
     """
-    data = _Data.on(tables, device)
+    data = DeviceTables.on(tables, device)
     fit = _mixture_fit(config.purify)
     frozen, belief = None, None
     if not tables.vocabulary:
         title = "Fitting the ridge map and the neighbours"
-        with reporter.stage(title, _FROZEN_ROUNDS, "rounds") as advance:
-            frozen, belief = _look_before_training(data, config, fit, lambda: advance(1))
+        with reporter.stage(title, FROZEN_ROUNDS, "rounds") as advance:
+            frozen, belief = look_before_training(data, config, fit, lambda: advance(1))
         reporter.note(
             f"Before training, the frozen features find {belief.mixture.noise_rate:.0%} of the "
             "pool mismatched."
@@ -103,7 +96,7 @@ def fit_scorer(
         tokenizer=tables.tokenizer,
     )
     with reporter.stage("Calibrating by the trusted pairs", 2, "judges") as advance:
-        scorer.judges = _calibrate(scorer, data, config, fit, lambda: advance(1))
+        scorer.judges = calibrate(scorer, data, config, fit, lambda: advance(1))
     fitted = scorer.judges.fitted
     return Fitted(
         scorer=scorer,
@@ -114,41 +107,6 @@ def fit_scorer(
         noise_rate=fitted.noise_rate,
         fallback=fitted.mixture.fallback,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Data:
-    """The training tables on the device."""
-
-    tables: TrainingTables
-    features: Features
-    identities: Tensor
-    pool: Pairs
-    probes: int
-
-    @staticmethod
-    def on(tables: TrainingTables, device: str) -> _Data:
-        return _Data(
-            tables,
-            Features(tables.features.images.to(device), tables.features.texts.to(device)),
-            tables.identities.to(device),
-            _move(tables.pool, device),
-            len(tables.probe_matched),
-        )
-
-    def frozen(self, pairs: Pairs) -> Frozen:
-        return Frozen(
-            self.features.images[pairs.image_rows].float(),
-            self.features.texts[pairs.text_rows].float(),
-            self.identities[pairs.image_rows],
-        )
-
-    def on_device(self, pairs: Pairs) -> Pairs:
-        return _move(pairs, str(self.features.images.device))
-
-
-def _move(pairs: Pairs, device: str) -> Pairs:
-    return Pairs(pairs.image_rows.to(device), pairs.text_rows.to(device))
 
 
 def _mixture_fit(config: PurifyConfig) -> Callable[..., BetaMixture]:
@@ -176,41 +134,8 @@ def _architecture(tables: TrainingTables, config: RunConfig) -> Architecture:
     )
 
 
-def _look_before_training(
-    data: _Data, config: RunConfig, fit: Callable[..., BetaMixture], on_round: Callable[[], None]
-) -> tuple[FrozenEvidence, Belief]:
-    """Fits the frozen evidence; from the second round on weighted by what the last one believes."""
-    generator = torch.Generator().manual_seed(config.seed)
-    pool = data.frozen(data.pool)
-    meta = data.tables.meta
-    matched = data.frozen(data.on_device(meta.matched))
-    mismatched = data.frozen(data.on_device(_mismatched(meta.matched, meta.mismatched, generator)))
-    weights = torch.ones(len(pool.images), device=pool.images.device)
-    for _ in range(_FROZEN_ROUNDS):
-        evidence = FrozenEvidence.fit(
-            pool,
-            weights=weights,
-            references=config.purify.references,
-            neighbours=config.purify.neighbours,
-            penalty=config.purify.ridge,
-            generator=generator,
-        )
-        belief = first_belief(
-            *(evidence.of(pairs).cpu().numpy() for pairs in (pool, matched, mismatched)), fit=fit
-        )
-        weights = torch.from_numpy(belief.clean_probability).to(weights.device)
-        on_round()
-    return evidence, belief
-
-
-def _mismatched(matched: Pairs, labelled: Pairs, generator: torch.Generator) -> Pairs:
-    """Mismatched pairs made by exchanging captions, and those that a person labelled."""
-    made = [exchange_captions(matched, generator=generator) for _ in range(_EXCHANGES)]
-    return _joined(*made, labelled)
-
-
 def _train(
-    data: _Data,
+    data: DeviceTables,
     config: RunConfig,
     belief: Belief | None,
     *,
@@ -311,90 +236,6 @@ def _fast_products() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def _calibrate(
-    scorer: Scorer,
-    data: _Data,
-    config: RunConfig,
-    fit: Callable[..., BetaMixture],
-    on_judge: Callable[[], None],
-) -> Judges:
-    """Fits the judge of the pool to the planted probes, that of other pairs to the held-out."""
-    noisy = len(data.pool) - data.probes
-    pool = scorer.gather(data.features, data.pool, identities=data.identities)
-    of_pool = [evidence[:noisy] for evidence in pool.of_networks]
-    noise = None if scorer.frozen is None else _noise_rate(scorer.frozen, data, config.seed)
-    fitted = fit_judge(
-        [evidence[noisy:] for evidence in pool.of_networks],
-        pool.similarity[noisy:],
-        data.tables.probe_matched,
-        pool_evidence=of_pool,
-        fit=fit,
-        seed=config.seed,
-        noise=noise,
-    )
-    on_judge()
-    held_out = data.tables.held_out
-    generator = torch.Generator().manual_seed(config.seed)
-    matched = data.on_device(held_out.matched)
-    mismatched = data.on_device(_mismatched(held_out.matched, held_out.mismatched, generator))
-    labelled = _joined(matched, mismatched)
-    evidence: Evidence = scorer.gather(data.features, labelled, identities=data.identities)
-    unseen = _judge_of_unseen(evidence, len(matched), of_pool, fitted, config)
-    on_judge()
-    return Judges(fitted, unseen)
-
-
-def _noise_rate(frozen: FrozenEvidence, data: _Data, seed: int) -> NoiseRate:
-    """Estimates the pool's noise rate from the frozen evidence and all trusted pairs."""
-    noisy = len(data.pool) - data.probes
-    tables = data.tables
-    probes = tables.pool.take(torch.arange(noisy, len(tables.pool)))
-    own = probes.take(torch.from_numpy(np.flatnonzero(tables.probe_matched)))
-    matched = _joined(tables.meta.matched, tables.held_out.matched, own)
-    labelled = _joined(tables.meta.mismatched, tables.held_out.mismatched)
-    mismatched = _mismatched(matched, labelled, torch.Generator().manual_seed(seed))
-    pool = data.pool.take(torch.arange(noisy))
-    evidence = (
-        frozen.of(data.frozen(pairs)).cpu().numpy()
-        for pairs in (pool, data.on_device(matched), data.on_device(mismatched))
-    )
-    return estimate_noise_rate(*evidence, seed=seed)
-
-
-def _joined(*parts: Pairs) -> Pairs:
-    return Pairs(
-        torch.cat([pairs.image_rows for pairs in parts]),
-        torch.cat([pairs.text_rows for pairs in parts]),
-    )
-
-
-def _judge_of_unseen(
-    evidence: Evidence,
-    matched: int,
-    of_pool: list[npt.NDArray[np.float32]],
-    fitted: Judge,
-    config: RunConfig,
-) -> Judge:
-    """There is no pool of unseen pairs yet: components of the held-out, the pool's noise rate."""
-
-    def components(
-        pool: npt.ArrayLike,  # noqa: ARG001
-        *,
-        matched: npt.NDArray[np.float64],
-        mismatched: npt.NDArray[np.float64],
-    ) -> BetaMixture:
-        return BetaMixture(Beta.fit(matched), Beta.fit(mismatched), fitted.noise_rate)
-
-    return fit_judge(
-        evidence.of_networks,
-        evidence.similarity,
-        np.arange(len(evidence.similarity)) < matched,
-        pool_evidence=of_pool,
-        fit=components,
-        seed=config.seed,
-    )
 
 
 def _auroc(scores: npt.NDArray[np.float32], matched: npt.NDArray[np.bool_]) -> float:
