@@ -54,9 +54,10 @@ _RANGES: dict[Column, tuple[float, float]] = {
 }
 _UIDS = "uids.npy"
 _INDEX = "index"
-_FROM_PROBES = (
-    "planted probes and held-out trusted pairs, Beta mixture of all scores; assumes that trusted "
-    "pairs are like the good pairs of the shards"
+_SOURCE = (
+    "trusted pairs and mismatched ones made of them: the frozen evidence of all of them for the "
+    "noise rate, planted probes and held-out pairs for the cut-off; assumes that trusted pairs are "
+    "like the good pairs of the shards"
 )
 
 
@@ -285,4 +286,4 @@ def _summarise(
 
 
 def _estimate(interval: Interval) -> Estimate:
-    return Estimate(interval.value, interval.low, interval.high, LEVEL, _FROM_PROBES)
+    return Estimate(interval.value, interval.low, interval.high, LEVEL, _SOURCE)
