@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nccleaner.config import DataConfig
 from nccleaner.data.features import FeaturePart, extract_part, part_fingerprint, read_part
+from nccleaner.data.locations import find_shards
 from nccleaner.errors import ShardError
 from nccleaner.files import remove_leftovers
 from nccleaner.pipeline.backbones import Backbones, limits_of
@@ -40,7 +41,8 @@ class FeatureStore:
         """Returns the parts of all shards, extracting those that are missing.
 
         Raises:
-            ShardError: The storage failed, or `on_bad_shard` is `fail` and a shard is damaged.
+            ShardError: The storage failed, a shard changed since it was found, or `on_bad_shard` is
+                `fail` and one is damaged.
             RunError: Something must be extracted and the encoders have changed.
         """
         parts = {shard.name: self._find(shard) for shard in shards}
@@ -72,6 +74,7 @@ class FeatureStore:
             reporter.stage(title, None, "samples") as advance,
         ):
             for shard in shards:
+                _check_unchanged(shard)
                 parts[shard.name] = extract_part(
                     shard,
                     root=self.root,
@@ -91,6 +94,18 @@ class FeatureStore:
                 f"Shard {report.shard}: {report.problem}",
                 "Mend or remove it, or use its good samples with --on-bad-shard use.",
             )
+
+
+def _check_unchanged(shard: Shard) -> None:
+    """Refuses to extract a shard that is not what it was when it was found.
+
+    Its features would pass for those of the earlier content.
+    """
+    if find_shards(shard.url) != [shard]:
+        raise ShardError(
+            f"Shard {shard.name} at {shard.url} has changed since it was first read.",
+            "Run `nccleaner fit` again, or score it as another data set with --output DIR.",
+        )
 
 
 def summarise(parts: Sequence[FeaturePart]) -> Reading:

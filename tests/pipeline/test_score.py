@@ -9,7 +9,7 @@ import pytest
 from builders import write_parquet_shard, write_webdataset_shard
 
 import nccleaner
-from nccleaner.errors import RunError
+from nccleaner.errors import RunError, ShardError
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +120,12 @@ def test_a_search_does_without_the_feature_cache(run):
     shutil.rmtree(run / "features")
 
     assert nccleaner.search(run, "a bird", count=1)[0].caption
+
+
+def test_a_shard_that_changed_is_not_extracted_as_what_it_was(run, clipart, tmp_path):
+    write_parquet_shard(tmp_path / "shards", "00000", clipart.rows[:5])
+    nccleaner.score(run, tmp_path / "shards", output=tmp_path / "out")
+    write_parquet_shard(tmp_path / "shards", "00000", clipart.rows[5:12])
+    shutil.rmtree(tmp_path / "out" / "features")
+    with pytest.raises(ShardError, match="has changed"):
+        nccleaner.purge(run, output=tmp_path / "out")
