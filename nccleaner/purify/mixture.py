@@ -104,7 +104,8 @@ class BetaMixture:
     Attributes:
         matched: Distribution of matched pairs' scores.
         mismatched: Distribution of mismatched pairs' scores.
-        noise_rate: Weight of the mismatched component: the share of mismatched pairs.
+        noise_rate: Weight of the mismatched component: the share of mismatched pairs, but after
+            `match_mean`.
         fallback: Why the pool's own fit was not used and the components are those of the trusted
             pairs; empty if it was.
     """
