@@ -1,14 +1,10 @@
-"""What all tests share. `tests/` is on the path, so that they can import `builders`."""
+"""What all tests share."""
 
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 from jaxtyping import install_import_hook
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 # One thread a test: the suite runs beside others on small machines, where threads that wait for
 # each other cost more than they bring.
