@@ -16,18 +16,21 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from nccleaner.data.locations import refuse_inside_input
+from nccleaner.data.nearest import nearest_captions, word_vectors
 from nccleaner.data.noise import (
     Indices,
     NoiseKind,
     check_noise,
     mismatched,
     permute_captions,
+    share_nearest,
 )
 from nccleaner.data.reading import ShardReading
 from nccleaner.data.rewriting import file_name, rewrite_shard
-from nccleaner.errors import InputError, ShardError
+from nccleaner.errors import InputError, ShardError, UsageError
 from nccleaner.files import remove_leftovers, replace_file
 from nccleaner.records import OK, Limits, Shard
 
@@ -46,11 +49,14 @@ class CorruptReport:
         mismatched: Pairs among them that are mismatched now.
         truth: The CSV that says which, one row a pair: `shard`, `key`, `mismatched` (0 or 1) and
             `caption_from`, the `shard/key` whose caption it was.
+        near: Share in [0, 1] of the captions moved that took the place of one of the ten most like
+            them; None where likeness played no part. Below 1 no more of them could be swapped.
     """
 
     pairs: int
     mismatched: int
     truth: Path
+    near: float | None
 
 
 def corrupt_shards(
@@ -60,6 +66,7 @@ def corrupt_shards(
     ratio: float,
     seed: int,
     kind: NoiseKind,
+    category_column: str | None,
     keep: Collection[tuple[str, str]],
     limits: Limits,
     progress: Callable[[int], None],
@@ -74,36 +81,42 @@ def corrupt_shards(
         out: A local folder that is missing, empty, or left by the same call.
         ratio: Share of the pairs, those in `keep` left out of the count, that take part.
         seed: The same seed gives the same bytes.
-        kind: How captions move; see `permute_captions`.
+        kind: How captions move; see `permute_captions`. For `similar`, captions are alike by
+            their words (`word_vectors`).
+        category_column: The shards' own column with the category of a pair, for `same-category`
+            and only for that; pairs without a value are a category too.
         keep: Shard and key of pairs that keep their caption.
         limits: What a sample may cost; a sample beyond them is a reject and stays as it is.
         progress: Called with the number of pairs of a shard twice: when it is read, when written.
 
     Raises:
-        UsageError: `out` is in a folder that holds shards, or `ratio` or `kind` is none.
-        InputError: `out` holds something else.
+        UsageError: `out` is in a folder that holds shards, `ratio` or `kind` is none, or the kind
+            and the column of categories do not go together.
+        InputError: `out` holds something else, or a shard has no such column.
         ShardError: A shard is damaged: what is lost has no known truth.
     """
     out = Path(out)
     check_noise(ratio, kind)
+    if (kind == "same-category") != (category_column is not None):
+        raise UsageError(
+            "Noise of the kind same-category and a column of categories need each other.",
+            "Give --kind same-category with --category-column, or neither.",
+        )
     refuse_inside_input(shards, out)
-    noise = {"ratio": ratio, "seed": seed, "kind": kind}
+    noise = {"ratio": ratio, "seed": seed, "kind": kind, "category_column": category_column}
     _claim(out, _describe(noise, shards, keep, limits))
 
     pairs = _Pairs()
     for shard in shards:
-        progress(pairs.add(shard, limits))
-    free = np.flatnonzero([name not in keep for name in pairs.names])
-    caption_from = np.arange(len(pairs.names), dtype=np.int64)
-    images = [pairs.images[i] for i in free]
-    caption_from[free] = free[permute_captions(images, ratio=ratio, seed=seed, kind=kind)]
+        progress(pairs.add(shard, limits, category_column))
+    caption_from, near = _move_captions(pairs, keep, ratio=ratio, seed=seed, kind=kind)
     for shard in shards:
         if not (out / file_name(shard.url)).exists():
             rewrite_shard(shard, out, captions=pairs.moved_to(shard, caption_from))
         progress(len(pairs.of_shard[shard.name]))
     wrong = mismatched(caption_from, pairs.images, pairs.captions)
     _write_truth(out / TRUTH, pairs.names, caption_from, wrong)
-    return CorruptReport(len(wrong), int(wrong.sum()), out / TRUTH)
+    return CorruptReport(len(wrong), int(wrong.sum()), out / TRUTH, near)
 
 
 @dataclass(slots=True)
@@ -114,20 +127,24 @@ class _Pairs:
         names: Shard and key.
         captions: As they were.
         images: SHA-256 of the image bytes.
+        categories: What the column of categories says, as text; none where none was asked for.
         of_shard: The indices of each shard's pairs, by its name.
     """
 
     names: list[tuple[str, str]] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)
     of_shard: dict[str, range] = field(default_factory=dict)
 
-    def add(self, shard: Shard, limits: Limits) -> int:
+    def add(self, shard: Shard, limits: Limits, category_column: str | None) -> int:
         """Reads a shard and returns how many pairs it holds."""
         first = len(self.names)
         reading = ShardReading(shard, limits=limits)
-        for sample in reading:
+        rows = []
+        for row, sample in enumerate(reading):
             if sample.status == OK and sample.image is not None and sample.caption is not None:
+                rows.append(row)
                 self.names.append((sample.shard, sample.key))
                 self.captions.append(sample.caption)
                 self.images.append(hashlib.sha256(sample.image).digest())
@@ -136,8 +153,10 @@ class _Pairs:
                 f"{shard.url} is damaged: {reading.problem}.",
                 "Leave it out, or write it again; known mismatches need whole shards.",
             )
+        if category_column is not None:
+            self.categories += _categories(shard, reading.metadata(), category_column, rows)
         self.of_shard[shard.name] = range(first, len(self.names))
-        return len(self.names) - first
+        return len(rows)
 
     def moved_to(self, shard: Shard, caption_from: Indices) -> dict[str, str]:
         """The new captions of the shard's pairs that get one, by key."""
@@ -146,6 +165,43 @@ class _Pairs:
             for i in self.of_shard[shard.name]
             if caption_from[i] != i
         }
+
+
+def _move_captions(
+    pairs: _Pairs,
+    keep: Collection[tuple[str, str]],
+    *,
+    ratio: float,
+    seed: int,
+    kind: NoiseKind,
+) -> tuple[Indices, float | None]:
+    """Permutes the captions of pairs not in `keep`; also the share that moved to a near one."""
+    free = np.flatnonzero([name not in keep for name in pairs.names])
+    images, captions = [pairs.images[i] for i in free], [pairs.captions[i] for i in free]
+    nearest = None
+    if kind == "similar":
+        nearest = nearest_captions(word_vectors(captions), image_ids=images, captions=captions)
+    moved = permute_captions(
+        images,
+        ratio=ratio,
+        seed=seed,
+        kind=kind,
+        nearest=nearest,
+        categories=[pairs.categories[i] for i in free] if kind == "same-category" else None,
+    )
+    caption_from = np.arange(len(pairs.names), dtype=np.int64)
+    caption_from[free] = free[moved]
+    return caption_from, None if nearest is None else share_nearest(moved, nearest)
+
+
+def _categories(shard: Shard, columns: pa.Table, name: str, rows: Sequence[int]) -> list[str]:
+    if name not in columns.column_names:
+        raise InputError(
+            f"{shard.url} has no column {name!r} of categories; it has "
+            f"{', '.join(columns.column_names)}.",
+            "Name one of those.",
+        )
+    return [str(value) for value in columns[name].take(pa.array(rows, pa.int64())).to_pylist()]
 
 
 def _describe(

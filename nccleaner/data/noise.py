@@ -6,7 +6,7 @@ as an array that says for each pair which pair its new caption comes from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,31 +17,45 @@ from nccleaner.errors import UsageError
 Indices = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.generic] | Sequence[object]
 
-NoiseKind = Literal["random", "block"]
+NoiseKind = Literal["random", "block", "similar", "same-category"]
 
 
 def check_noise(ratio: float, kind: str) -> None:
     """Raises `UsageError` unless `ratio` is in [0, 1] and `kind` is known."""
     if not 0 <= ratio <= 1:
         raise UsageError(f"Expected a noise ratio from 0 to 1, found {ratio}.", "Change the ratio.")
-    if kind not in _KINDS:
+    if kind not in get_args(NoiseKind):
         names = " or ".join(get_args(NoiseKind))
         raise UsageError(f"Expected noise of a kind {names}, found {kind!r}.", "Use one.")
 
 
-def permute_captions(image_ids: Ids, *, ratio: float, seed: int, kind: NoiseKind) -> Indices:
-    """Mismatches a share of pairs by the protocol of NCR (Huang et al., NeurIPS 2021).
+def permute_captions(
+    image_ids: Ids,
+    *,
+    ratio: float,
+    seed: int,
+    kind: NoiseKind,
+    nearest: Indices | None = None,
+    categories: Ids | None = None,
+) -> Indices:
+    """Mismatches a share of pairs by the protocol of NCR (Huang et al., NeurIPS 2021), or harder.
 
     `random` [P] chooses a share of the pairs and permutes their captions among themselves, so a
     caption may come back to its image by chance and slightly fewer pairs than chosen change.
     `block` [O] chooses images and lets all captions of an image move together, to an image with
     as many captions: agreement among the captions of an image then says nothing.
+    `similar` [O] swaps captions that read alike, two by two, as far as there are such:
+    `share_nearest` tells how far.
+    `same-category` [O] chooses as `random` does, and exchanges captions only within a category.
 
     Args:
         image_ids: [n], equal where the images are.
         ratio: Share of the pairs that take part, in [0, 1].
         seed: The same seed gives the same permutation.
         kind: Which pairs take part, and how they move.
+        nearest: [n, k], for `similar`: the pairs with the nearest captions, as `nearest_captions`
+            returns them.
+        categories: [n], for `same-category`: the category of each pair.
 
     Returns:
         [n], a permutation: pair i gets the caption of pair `result[i]`.
@@ -50,7 +64,26 @@ def permute_captions(image_ids: Ids, *, ratio: float, seed: int, kind: NoiseKind
         UsageError: `ratio` is not in [0, 1], or there is no such `kind`.
     """
     check_noise(ratio, kind)
-    return _KINDS[kind](classes_of(image_ids), ratio, np.random.default_rng(seed))
+    images, rng = classes_of(image_ids), np.random.default_rng(seed)
+    if kind == "similar":
+        assert nearest is not None, "similar needs the nearest captions"
+        return _similar(images, ratio, rng, nearest)
+    if kind == "same-category":
+        assert categories is not None, "same-category needs categories"
+        return _same_category(images, ratio, rng, classes_of(categories))
+    return _block(images, ratio, rng) if kind == "block" else _random(images, ratio, rng)
+
+
+def share_nearest(caption_from: Indices, nearest: Indices) -> float:
+    """Returns the share of moved captions that came from one of the pair's nearest, in [0, 1].
+
+    Args:
+        caption_from: [n], as `permute_captions` returns it.
+        nearest: [n, k], as it was given there.
+    """
+    moved = np.flatnonzero(caption_from != np.arange(len(caption_from)))
+    found = (nearest[moved] == caption_from[moved, None]).any(axis=1)
+    return float(found.mean()) if len(moved) else 1.0
 
 
 def mismatched(
@@ -128,14 +161,58 @@ def _block(images: Indices, ratio: float, rng: np.random.Generator) -> Indices:
     return result
 
 
+def _similar(images: Indices, ratio: float, rng: np.random.Generator, nearest: Indices) -> Indices:
+    """Swaps with a near one first, then exchanges what is missing to the ratio at random."""
+    result = np.arange(len(images), dtype=np.int64)
+    free = np.ones(len(images), dtype=np.bool_)
+    swaps = round(ratio * len(images)) // 2
+    order = rng.permutation(len(images))
+    # Where both are near the other, two captions are swapped well; where one is, at least one is.
+    for both in (True, False):
+        for i in order:
+            if not swaps:
+                return result
+            partner = _free_partner(i, nearest, free, both=both, rng=rng) if free[i] else None
+            if partner is not None:
+                result[[i, partner]] = partner, i
+                free[[i, partner]] = False
+                swaps -= 1
+    rest = order[free[order]][: 2 * swaps]
+    result[rest] = rest[exchange(images[rest], rng)]
+    return result
+
+
+def _free_partner(
+    i: int,
+    nearest: Indices,
+    free: npt.NDArray[np.bool_],
+    *,
+    both: bool,
+    rng: np.random.Generator,
+) -> int | None:
+    """One of the nearest of pair `i` that is free, by lot; with `both`, `i` is also near it."""
+    near = nearest[i][nearest[i] >= 0]
+    near = near[free[near]]
+    if both:
+        near = near[(nearest[near] == i).any(axis=1)]
+    return int(rng.choice(near)) if len(near) else None
+
+
+def _same_category(
+    images: Indices, ratio: float, rng: np.random.Generator, categories: Indices
+) -> Indices:
+    result = np.arange(len(images), dtype=np.int64)
+    chosen = rng.permutation(len(images))[: round(ratio * len(images))]
+    chosen = chosen[np.argsort(categories[chosen], kind="stable")]
+    firsts = np.flatnonzero(np.diff(categories[chosen])) + 1
+    for members in np.split(chosen, firsts):
+        if len(members):
+            result[members] = members[exchange(images[members], rng)]
+    return result
+
+
 def _permute_share(n: int, ratio: float, rng: np.random.Generator) -> Indices:
     chosen = rng.permutation(n)[: round(ratio * n)]
     result = np.arange(n, dtype=np.int64)
     result[chosen] = rng.permutation(chosen)
     return result
-
-
-_KINDS: dict[NoiseKind, Callable[[Indices, float, np.random.Generator], Indices]] = {
-    "random": _random,
-    "block": _block,
-}

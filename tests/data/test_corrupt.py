@@ -52,7 +52,15 @@ def write_shards(folder, kind="webdataset", counts=(30, 20)):
 
 
 def run(
-    shards, out, *, ratio=0.4, seed=0, kind="random", keep=frozenset(), progress=lambda n: None
+    shards,
+    out,
+    *,
+    ratio=0.4,
+    seed=0,
+    kind="random",
+    category_column=None,
+    keep=frozenset(),
+    progress=lambda n: None,
 ):
     return corrupt_shards(
         shards,
@@ -60,6 +68,7 @@ def run(
         ratio=ratio,
         seed=seed,
         kind=kind,
+        category_column=category_column,
         keep=keep,
         limits=LIMITS,
         progress=progress,
@@ -178,6 +187,51 @@ def test_block_moves_captions_of_equal_images_together(tmp_path):
         assert (row["mismatched"] == "1") == (source != image_of[key])
     assert [len(found) for found in sources.values()] == [1] * 9
     assert report.mismatched > 9
+
+
+def test_similar_swaps_captions_that_share_words(tmp_path):
+    rows = [
+        replace(
+            row, caption=f"{topic} seen from place {row.key}", image=row.image + row.key.encode()
+        )
+        for row, topic in zip(make_rows(24), ["dogs", "cats", "boats"] * 8, strict=True)
+    ]
+    write_webdataset_shard(tmp_path / "in", "00000", rows)
+    report = run(find_shards(tmp_path / "in"), tmp_path / "out", ratio=0.5, kind="similar")
+    assert report.near == 1
+    assert report.mismatched == 12
+    topics = {row.key: row.caption.split()[0] for row in rows}
+    for (_, key), row in read_truth(report).items():
+        assert topics[row["caption_from"].split("/")[1]] == topics[key]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_same_category_reads_the_column_of_the_shards(tmp_path, kind):
+    shards = write_shards(tmp_path / "in", kind, counts=(30,))
+    # The failed download has no caption of its own category: `status` is the same for all pairs.
+    report = run(shards, tmp_path / "out", kind="same-category", category_column="status")
+    assert report.near is None
+    assert report.mismatched == 12
+    _, columns = read(tmp_path / "in")
+    report = run(shards, tmp_path / "by-url", kind="same-category", category_column="url")
+    assert len({row["url"] for row in columns.values()}) == len(columns)
+    assert report.mismatched == 0  # each is alone in its category
+
+
+@pytest.mark.parametrize(
+    ("kind", "category_column"), [("same-category", None), ("random", "status")]
+)
+def test_categories_and_their_kind_need_each_other(tmp_path, kind, category_column):
+    shards = write_shards(tmp_path / "in")
+    with pytest.raises(UsageError, match="need each other"):
+        run(shards, tmp_path / "out", kind=kind, category_column=category_column)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_column_that_is_not_there_is_refused(tmp_path):
+    shards = write_shards(tmp_path / "in")
+    with pytest.raises(InputError, match="no column 'topic' of categories; it has caption, url"):
+        run(shards, tmp_path / "out", kind="same-category", category_column="topic")
 
 
 def test_repeated_keys_and_strange_captions_survive(tmp_path):
