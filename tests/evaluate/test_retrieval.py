@@ -5,7 +5,7 @@ import pytest
 
 from nccleaner.errors import InputError
 from nccleaner.evaluate import retrieval
-from nccleaner.evaluate.retrieval import retrieval_metrics
+from nccleaner.evaluate.retrieval import mean_over_folds, retrieval_metrics
 
 
 def embeddings(n_images, n_captions, seed=0, noise=1.5):
@@ -58,6 +58,26 @@ def test_the_order_of_captions_does_not_matter():
     assert retrieval_metrics(images, texts[order], image_of[order]) == retrieval_metrics(
         images, texts, image_of
     )
+
+
+@pytest.mark.parametrize("folds", [1, 3, 7])
+def test_the_mean_over_folds_is_that_of_parts_measured_alone(folds):
+    images, texts, _ = embeddings(30, 150)
+    image_of = np.random.default_rng(1).permutation(np.arange(150) % 30)
+    found = mean_over_folds(images, texts, image_of, folds=folds)
+    recalls = []
+    for part in np.array_split(np.arange(30), folds):
+        mine = [c for c in range(150) if image_of[c] in part]
+        numbers = {image: number for number, image in enumerate(part)}
+        recalls.append(brute_force(images[part], texts[mine], [numbers[image_of[c]] for c in mine]))
+    assert six(found) == pytest.approx(np.mean(recalls, axis=0))
+    assert found.rsum == pytest.approx(sum(six(found)))
+    assert (found.images, found.captions) == (30, 150)
+
+
+def test_fewer_images_than_folds_are_refused():
+    with pytest.raises(InputError, match="2 images cannot be divided into 3 folds"):
+        mean_over_folds(np.eye(2), np.eye(2), [0, 1], folds=3)
 
 
 def test_perfect_embeddings_reach_600():
