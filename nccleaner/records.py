@@ -133,7 +133,9 @@ class ImageSpec:
         size_px: Side of the square.
         resize_px: The shorter side after resizing, before a central crop of `size_px`; 0 squashes
             the whole image into the square instead, so that nothing a caption may name is cut off.
+        interpolation: Between pixels; with antialiasing.
     """
 
     size_px: int
     resize_px: int = 0
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"

@@ -1,9 +1,9 @@
-"""Things in, a `.npy` file of the features of the distinct ones out; none is held in memory."""
+"""Things in, `.npy` files with rows for the distinct ones out; none is held in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,46 @@ import numpy.typing as npt
 from nccleaner.errors import InputError
 
 T = TypeVar("T")
+
+
+class GrowingArray:
+    """An array in a `.npy` file that grows by rows.
+
+    Args:
+        file: Where the array goes; empty and seekable.
+        dtype: Of the array, little-endian.
+        row: Shape of a row.
+
+    Attributes:
+        rows: How many there are.
+    """
+
+    def __init__(self, file: BinaryIO, *, dtype: str, row: tuple[int, ...]) -> None:
+        self.rows = 0
+        self._file = file
+        self._dtype = np.dtype(dtype)
+        self._row = row
+        self._write_header()
+
+    def append(self, rows: npt.NDArray[Any]) -> None:
+        """Writes rows, [n, ...], of the array's own type."""
+        assert rows.shape[1:] == self._row
+        assert rows.dtype == self._dtype
+        self._file.write(rows.tobytes())
+        self.rows += len(rows)
+
+    def finish(self) -> int:
+        """Writes down how many rows there are, and returns it."""
+        self._file.seek(0)
+        self._write_header()
+        return self.rows
+
+    def _write_header(self) -> None:
+        # numpy leaves room for the number of rows to grow, so the header's length never changes.
+        shape = (self.rows, *self._row)
+        descr = np.lib.format.dtype_to_descr(self._dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 class DistinctFeatures(Generic[T]):
@@ -37,13 +77,11 @@ class DistinctFeatures(Generic[T]):
         batch_size: int,
     ) -> None:
         self.row_of: dict[str, int] = {}
-        self._file = file
+        self._features = GrowingArray(file, dtype="<f2", row=(width,))
         self._encode = encode
-        self._width = width
         self._encoder = encoder
         self._batch_size = batch_size
         self._waiting: list[T] = []
-        self._write_header()
 
     def add(self, name: str, thing: T) -> None:
         """Has `thing` encoded unless its `name` is known."""
@@ -58,19 +96,11 @@ class DistinctFeatures(Generic[T]):
         """Encodes what is waiting, and returns the number of rows of the array."""
         if self._waiting:
             self._flush()
-        self._file.seek(0)
-        self._write_header()
-        return len(self.row_of)
-
-    def _write_header(self) -> None:
-        # numpy leaves room for the number of rows to grow, so the header's length never changes.
-        shape = (len(self.row_of), self._width)
-        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
+        return self._features.finish()
 
     def _flush(self) -> None:
         encoded = self._encode(self._waiting)  # [b, width]
-        assert encoded.shape == (len(self._waiting), self._width)
+        assert len(encoded) == len(self._waiting)
         with np.errstate(over="ignore"):
             features = encoded.astype("<f2")
         if not np.isfinite(features).all():
@@ -79,5 +109,5 @@ class DistinctFeatures(Generic[T]):
                 f"numbers: the largest is {np.abs(encoded).max()}.",
                 "Its weights are damaged or not of this architecture: check where they are from.",
             )
-        self._file.write(features.tobytes())
+        self._features.append(features)
         self._waiting.clear()

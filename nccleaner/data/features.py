@@ -5,6 +5,8 @@
       metadata.parquet   the shard's own columns, in the same order
       image.npy          float16 [distinct images, width]
       text.npy           float16 [distinct captions, width]; absent without a text encoder
+      target.npy         uint8 [distinct images, 64, 64, 3], what reconstruction aims at; absent
+                         unless it was wanted
       part.json          what the part was made from, and its `ShardReport`
 
 One row a sample, in the order of the shard. Images with the same content and captions with the same
@@ -30,8 +32,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nccleaner.data.decoding import Decoded, DecodePool
-from nccleaner.data.distinct import DistinctFeatures
-from nccleaner.data.images import ImageRejected, Pixels
+from nccleaner.data.distinct import DistinctFeatures, GrowingArray
+from nccleaner.data.images import ImageRejected, Pixels, shrink
 from nccleaner.data.metadata import texts
 from nccleaner.data.reading import ShardReading
 from nccleaner.files import replace_folder, write_json, write_parquet
@@ -42,6 +44,8 @@ Features: TypeAlias = npt.NDArray[np.float16]
 
 # Changes with the layout of a part, so that parts of another layout are made anew.
 _LAYOUT = 1
+
+TARGET_PX = 64
 
 # Encoders of text sort what they are given by length; the more, the less padding.
 _CAPTION_BATCH = 1024
@@ -101,7 +105,11 @@ class FeaturePart:
     @cached_property
     def samples(self) -> pa.Table:
         """One row a sample, rejects included."""
-        return pq.read_table(self.folder / "samples.parquet")
+        return self.read_samples()
+
+    def read_samples(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Reads `samples`, or some of its columns, without keeping them."""
+        return pq.read_table(self.folder / "samples.parquet", columns=columns)
 
     @cached_property
     def metadata(self) -> pa.Table:
@@ -119,6 +127,12 @@ class FeaturePart:
         path = self.folder / "text.npy"
         return _open_features(path) if path.exists() else None
 
+    @cached_property
+    def target(self) -> Pixels | None:
+        """The distinct images as small squares: [images, 64, 64, 3]; None where not wanted."""
+        path = self.folder / "target.npy"
+        return np.load(path, mmap_mode="r") if path.exists() else None
+
 
 def part_fingerprint(
     shard: Shard,
@@ -126,7 +140,10 @@ def part_fingerprint(
     text_encoder_fingerprint: str | None,
     limits: Limits,
 ) -> str:
-    """Digests all that the content of a part depends on: the shard's version, encoders, limits."""
+    """Digests all that the content of a part depends on: the shard's version, encoders, limits.
+
+    Targets are no part of it: a part that has them serves where none are wanted.
+    """
     made_from = {
         "layout": _LAYOUT,
         "shard": asdict(shard),
@@ -137,12 +154,13 @@ def part_fingerprint(
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
-def read_part(folder: Path, fingerprint: str) -> FeaturePart | None:
+def read_part(folder: Path, fingerprint: str, *, with_targets: bool = False) -> FeaturePart | None:
     """Opens a part if it is there, whole, and made from what `fingerprint` says; else None.
 
     Args:
         folder: `features/<shard>`.
         fingerprint: As `part_fingerprint` gives it.
+        with_targets: Whether a part without targets is as good as none.
     """
     try:
         description = json.loads((folder / "part.json").read_text(encoding="utf-8"))
@@ -152,13 +170,15 @@ def read_part(folder: Path, fingerprint: str) -> FeaturePart | None:
         lengths = {"image": len(part.image)}
         if part.text is not None:
             lengths["text"] = len(part.text)
+        if part.target is not None:
+            lengths["target"] = len(part.target)
         rows = [pq.read_metadata(folder / f"{name}.parquet") for name in ("samples", "metadata")]
         is_whole = lengths == description["lengths"] and all(
             table.num_rows == part.report.samples for table in rows
         )
     except (OSError, EOFError, ValueError, LookupError, TypeError, pa.ArrowException):
         return None
-    return part if is_whole else None
+    return part if is_whole and (part.target is not None or not with_targets) else None
 
 
 def extract_part(
@@ -172,6 +192,7 @@ def extract_part(
     limits: Limits,
     batch_size: int,
     on_samples: Callable[[int], None],
+    with_targets: bool = False,
 ) -> FeaturePart:
     """Reads a shard, decodes and encodes its pairs, and writes its part to the cache.
 
@@ -188,6 +209,8 @@ def extract_part(
         limits: What one sample may cost.
         batch_size: Images that the encoder gets at a time.
         on_samples: Called with the number of samples that are done since the last call.
+        with_targets: Keep the images too, small, as what reconstruction aims at: what the encoder
+            sees of them.
 
     Returns:
         The part as written.
@@ -200,9 +223,22 @@ def extract_part(
     reading = ShardReading(shard, limits=limits)
     with replace_folder(folder) as temporary:
         with ExitStack() as files:
+            targets: GrowingArray | None = None
+            if with_targets:
+                targets = GrowingArray(
+                    files.enter_context((temporary / "target.npy").open("wb")),
+                    dtype="|u1",
+                    row=(TARGET_PX, TARGET_PX, 3),
+                )
+
+            def encode(squares: list[Pixels]) -> npt.NDArray[np.float32]:
+                if targets is not None:
+                    targets.append(np.stack([shrink(x, size_px=TARGET_PX) for x in squares]))
+                return image_encoder.encode(np.stack(squares))
+
             images: DistinctFeatures[Pixels] = DistinctFeatures(
                 files.enter_context((temporary / "image.npy").open("wb")),
-                encode=lambda squares: image_encoder.encode(np.stack(squares)),
+                encode=encode,
                 width=image_encoder.width,
                 encoder=image_encoder.name,
                 batch_size=batch_size,
@@ -224,6 +260,8 @@ def extract_part(
             lengths = {"image": images.finish()}
             if captions is not None:
                 lengths["text"] = captions.finish()
+            if targets is not None:
+                lengths["target"] = targets.finish()
 
         metadata = reading.metadata()
         write_parquet(_samples_table(shard, samples, metadata), temporary / "samples.parquet")

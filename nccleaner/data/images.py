@@ -20,6 +20,8 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 _FORMATS = ("JPEG", "PNG", "WEBP")
 
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
 # What makes the picture upright, for each EXIF orientation but 1, which is upright already.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,7 +53,7 @@ def decode_image(data: bytes, *, spec: ImageSpec, limits: Limits) -> Pixels:
 
     Args:
         data: A JPEG, PNG or WEBP. Of an animation the first frame is taken.
-        spec: How to resize; bicubic, with antialiasing.
+        spec: How to resize.
         limits: `max_image_pixels` is checked here. Pillow's own limit of 179 million pixels holds
             besides.
 
@@ -81,6 +83,12 @@ def decode_image(data: bytes, *, spec: ImageSpec, limits: Limits) -> Pixels:
         raise ImageRejected(UNDECODABLE_IMAGE, f"{type(error).__name__}: {error}") from None
 
 
+def shrink(square: Pixels, *, size_px: int) -> Pixels:
+    """Makes a smaller square, [size_px, size_px, 3], of one that was decoded; bicubic."""
+    image = Image.fromarray(square)
+    return np.array(image.resize((size_px, size_px), Image.Resampling.BICUBIC))
+
+
 def _check_size(image: Image.Image, limits: Limits) -> None:
     width_px, height_px = image.size
     if width_px * height_px > limits.max_image_pixels:
@@ -97,7 +105,7 @@ def _fit(image: Image.Image, spec: ImageSpec) -> Pixels:
 
     image = _plain_mode(image)
     square = image.resize(
-        (spec.size_px, spec.size_px), Image.Resampling.BICUBIC, box=_box(image.size, spec)
+        (spec.size_px, spec.size_px), _RESAMPLING[spec.interpolation], box=_box(image.size, spec)
     )
     if square.mode == "RGBA":
         white = Image.new("RGBA", square.size, "white")

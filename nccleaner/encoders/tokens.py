@@ -1,4 +1,4 @@
-"""Captions in, token ids out, for a text encoder that is trained from tokens (the GRU of mFSR)."""
+"""Captions to token ids and back: for the GRU that encodes and for the one that reconstructs."""
 
 from __future__ import annotations
 
@@ -50,6 +50,11 @@ class CaptionTokenizer:
         for row, piece in zip(ids, pieces, strict=True):
             row[: len(piece)] = piece
         return ids
+
+    def decode(self, ids: npt.NDArray[np.integer]) -> list[str]:
+        """Turns ids [n, t] back into captions, in lower case; padding is left out."""
+        captions: list[str] = self._tokenizer.decode_batch(ids.tolist())
+        return [caption.strip() for caption in captions]
 
     def to_json(self) -> str:
         """Returns the tokenizer as JSON text."""

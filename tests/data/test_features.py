@@ -10,7 +10,7 @@ from builders import Row, jpeg, make_rows, tar_bytes, write_parquet_shard, write
 
 from nccleaner.data.decoding import DecodePool
 from nccleaner.data.features import extract_part, part_fingerprint, read_part
-from nccleaner.data.images import decode_image
+from nccleaner.data.images import decode_image, shrink
 from nccleaner.data.locations import find_shards
 from nccleaner.errors import InputError
 from nccleaner.identity import derive_uid
@@ -212,6 +212,34 @@ def test_without_a_text_encoder_there_are_no_text_features(shard, root):
     assert read_part(part.folder, fingerprint_of(shard)).text is None
 
 
+def test_targets_are_what_the_encoder_saw_small(shard, root):
+    class LargeEncoder(ColorEncoder):
+        spec = ImageSpec(size_px=96)
+
+    part = extract(shard, root, image_encoder=LargeEncoder(), with_targets=True)
+    rows = make_rows(23)
+    assert part.target.dtype == np.uint8
+    assert part.target.shape == (9, 64, 64, 3), "nine different drawings"
+    for sample, row in zip(part.samples.to_pylist(), rows, strict=True):
+        seen = decode_image(row.image, spec=LargeEncoder.spec, limits=LIMITS)
+        assert np.array_equal(part.target[sample["image_row"]], shrink(seen, size_px=64))
+
+
+def test_a_part_with_targets_serves_without_but_not_the_other_way(shard, root):
+    fingerprint = fingerprint_of(shard)
+    bare = extract(shard, root)
+    assert bare.target is None
+    assert read_part(root / "00000", fingerprint) is not None
+    assert read_part(root / "00000", fingerprint, with_targets=True) is None
+
+    full = extract(shard, root, with_targets=True)
+    for wanted in (True, False):
+        part = read_part(root / "00000", fingerprint, with_targets=wanted)
+        assert np.array_equal(part.target, full.target)
+        assert np.array_equal(part.image, bare.image)
+        assert isinstance(part.target, np.memmap)
+
+
 def test_workers_change_no_bit(tmp_path, root):
     write_parquet_shard(tmp_path / "in", "00000", make_rows(150))
     shard = shard_in(tmp_path / "in")
@@ -271,8 +299,9 @@ def test_other_encoders_or_limits_are_not_served(shard, root):
 def test_damaged_parts_count_as_absent(shard, root):
     fingerprint = fingerprint_of(shard)
     assert read_part(root / "00000", fingerprint) is None
-    extract(shard, root)
-    for name in ("image.npy", "text.npy", "samples.parquet", "metadata.parquet", "part.json"):
+    extract(shard, root, with_targets=True)
+    arrays = ("image.npy", "text.npy", "target.npy")
+    for name in (*arrays, "samples.parquet", "metadata.parquet", "part.json"):
         path = root / "00000" / name
         whole = path.read_bytes()
         for damaged in (whole[: len(whole) // 2], b""):

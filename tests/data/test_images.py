@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from nccleaner.data.images import ImageRejected, decode_image
+from nccleaner.data.images import ImageRejected, decode_image, shrink
 from nccleaner.records import IMAGE_TOO_LARGE, UNDECODABLE_IMAGE, ImageSpec, Limits
 
 SPEC = ImageSpec(size_px=32)
@@ -72,6 +72,15 @@ def test_a_central_crop_after_resizing_the_shorter_side():
     expected = image.resize((80, 40), Image.Resampling.BICUBIC).crop((24, 4, 56, 36))
     pixels = decode(encoded(image), spec=ImageSpec(size_px=32, resize_px=40))
     assert distance(pixels[2:-2, 2:-2], np.asarray(expected)[2:-2, 2:-2]) <= 2
+
+
+def test_a_square_that_is_shrunk_looks_like_one_decoded_smaller():
+    data = encoded(scene())
+    large = decode_image(data, spec=ImageSpec(size_px=128), limits=LIMITS)
+    small = decode_image(data, spec=SPEC, limits=LIMITS)
+    shrunk = shrink(large, size_px=32)
+    assert (shrunk.shape, shrunk.dtype) == ((32, 32, 3), np.uint8)
+    assert np.abs(shrunk.astype(int) - small).max() <= 4
 
 
 @pytest.mark.parametrize("orientation", range(10))

@@ -92,6 +92,16 @@ def test_saving_and_reading_changes_nothing(tokenizer):
     )
 
 
+def test_decoding_gives_back_the_caption_in_lower_case(tokenizer):
+    captions = CAPTIONS + STRANGERS[:4] + ["", "  two  spaces"]
+    ids = tokenizer.encode(captions, max_tokens=200)
+    expected = [caption.lower().strip() for caption in captions]
+    assert tokenizer.decode(ids) == expected
+    assert tokenizer.decode(np.pad(ids, ((0, 0), (0, 5)))) == expected
+    assert tokenizer.decode(ids[:1, :2]) == ["a black"]
+    assert tokenizer.decode(ids[:0]) == []
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[1]"])
 def test_what_is_no_tokenizer_is_refused(text):
     with pytest.raises(InputError, match="tokenizer cannot be read"):
