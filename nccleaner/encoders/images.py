@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +28,45 @@ from nccleaner.records import ImageSpec
 IMAGE_ENCODERS = ("resnet50", "resnet152", "efficientnet-lite0")
 
 # The whole image is squashed into the square: a crop could cut off what the caption names.
-_SPEC = ImageSpec(size_px=224)
+IMAGE_SPEC = ImageSpec(size_px=224)
 
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 State = dict[str, Tensor]
+
+
+class ImageNetwork(nn.Module):
+    """Squares of pixels → pooled features.
+
+    Args:
+        backbone: [b, 3, h, w] → [b, f], in evaluation mode.
+        mean: What is taken from each channel of 0 to 255, for red, green and blue.
+        std: What the result is divided by.
+
+    Shapes: RGB [b, h, w, 3], uint8 → [b, f].
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        # Channels last is how the pixels come, and what bfloat16 convolutions want; in float32 it
+        # makes no difference on a CPU.
+        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.mean = mean
+        self.std = std
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Encodes pixels in the type of the weights."""
+        mean, std = pixels.new_tensor([self.mean, self.std], dtype=torch.float32)
+        scaled = (pixels - mean) / std
+        images = scaled.permute(0, 3, 1, 2)  # [b, 3, h, w]
+        features: Tensor = self.backbone(images.to(next(self.backbone.parameters()).dtype))
+        return features
 
 
 class TorchImageEncoder:
@@ -40,12 +74,10 @@ class TorchImageEncoder:
 
     Args:
         name: What people call it.
-        backbone: [b, 3, h, w] → [b, width], in evaluation mode.
+        network: Does it.
         digest: SHA-256 of its weights.
         width: Length of a feature.
         spec: The square of pixels that it expects.
-        mean: What is taken from each channel of 0 to 255, for red, green and blue.
-        std: What the result is divided by.
         device: Where it runs.
         dtype: What it computes with.
 
@@ -60,12 +92,10 @@ class TorchImageEncoder:
         self,
         *,
         name: str,
-        backbone: nn.Module,
+        network: nn.Module,
         digest: str,
         width: int,
         spec: ImageSpec,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
         device: str,
         dtype: torch.dtype,
     ) -> None:
@@ -74,13 +104,7 @@ class TorchImageEncoder:
         self.width = width
         self.spec = spec
         self._device = device
-        self._dtype = dtype
-        self._mean = torch.tensor(mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(std, device=device).view(3, 1, 1)
-        # Channels last is how the pixels come, and what bfloat16 convolutions want; in float32 it
-        # makes no difference on a CPU. Folding saves another 15 to 20 %.
-        self._backbone = _fold_batch_norms(backbone).to(device=device, dtype=dtype)
-        self._backbone.to(memory_format=torch.channels_last)
+        self._network = network.to(device=device, dtype=dtype)
 
     @torch.inference_mode()
     def encode(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -92,10 +116,23 @@ class TorchImageEncoder:
         Returns:
             Features [b, width].
         """
-        pixels = torch.tensor(images, device=self._device).permute(0, 3, 1, 2)  # [b, 3, h, w]
-        scaled = ((pixels - self._mean) / self._std).to(self._dtype)
-        features: npt.NDArray[np.float32] = self._backbone(scaled).float().cpu().numpy()
+        encoded: Tensor = self._network(torch.tensor(images, device=self._device))
+        features: npt.NDArray[np.float32] = encoded.float().cpu().numpy()
         return features
+
+
+class LoadedNetwork(NamedTuple):
+    """A network as it was loaded.
+
+    Attributes:
+        network: In float32, on the CPU, in evaluation mode; its weights are fixed.
+        digest: SHA-256 of its weights.
+        width: Length of a feature.
+    """
+
+    network: ImageNetwork
+    digest: str
+    width: int
 
 
 def load_image_encoder(name: str, *, weights: Path | None, device: str) -> TorchImageEncoder:
@@ -115,6 +152,20 @@ def load_image_encoder(name: str, *, weights: Path | None, device: str) -> Torch
         MissingDependencyError: The package of the weights is not installed.
         InputError: The weights cannot be downloaded, cannot be read, or are of another network.
     """
+    loaded = load_image_network(name, weights=weights)
+    return TorchImageEncoder(
+        name=name,
+        network=loaded.network,
+        digest=loaded.digest,
+        width=loaded.width,
+        spec=IMAGE_SPEC,
+        device=device,
+        dtype=fast_dtype(device),
+    )
+
+
+def load_image_network(name: str, *, weights: Path | None) -> LoadedNetwork:
+    """Loads the network of an image encoder; arguments and errors of `load_image_encoder`."""
     if name == "efficientnet-lite0":
         backbone, state = _lite0(weights)
         mean, std = (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)
@@ -128,17 +179,8 @@ def load_image_encoder(name: str, *, weights: Path | None, device: str) -> Torch
         raise UsageError(
             f"Unknown image encoder: {name}.", f"Choose one of {', '.join(IMAGE_ENCODERS)}."
         )
-    return TorchImageEncoder(
-        name=name,
-        backbone=backbone,
-        digest=digest_state(state),
-        width=width,
-        spec=_SPEC,
-        mean=mean,
-        std=std,
-        device=device,
-        dtype=fast_dtype(device),
-    )
+    network = ImageNetwork(_fold_batch_norms(backbone), mean=mean, std=std)
+    return LoadedNetwork(network, digest_state(state), width)
 
 
 def _resnet(name: str, weights: Path | None) -> tuple[nn.Module, State]:
@@ -221,7 +263,8 @@ def _with_weights(
 def _fold_batch_norms(network: nn.Module) -> nn.Module:
     """Makes each batch norm a part of the convolution before it: the same function, fewer passes.
 
-    Takes a convolution and the batch norm that was registered right after it for a pair.
+    Takes a convolution and the batch norm that was registered right after it for a pair. Saves 15
+    to 20 % of the time on a CPU.
     """
     for module in network.modules():
         children = list(module.named_children())
