@@ -14,20 +14,26 @@ class FeatureTower(nn.Module):
         joint_width: Width d of the joint space.
         dropout: Share of the features set to zero while training [O].
 
-    Shapes: [b, f] → [b, d].
+    Attributes:
+        first: The first column that it reads; not 0 where several encoders' features of an image
+            stand side by side.
+
+    Shapes: [b, f], or wider → [b, d].
     """
 
     def __init__(self, *, feature_width: int, joint_width: int, dropout: float) -> None:
         super().__init__()
+        self.first = 0
         # Frozen encoders differ in scale by orders of magnitude; the norm makes one learning rate
         # fit them all.
         self.norm = nn.LayerNorm(feature_width, elementwise_affine=False)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(feature_width, joint_width)
 
-    def forward(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
+    def forward(self, features: Float[Tensor, "b columns"]) -> Float[Tensor, "b d"]:
         """Maps features, kept in float16, to the joint space."""
-        out: Tensor = self.linear(self.dropout(self.norm(features.to(self.linear.weight.dtype))))
+        mine = features[:, self.first : self.first + self.linear.in_features]  # [b, f]
+        out: Tensor = self.linear(self.dropout(self.norm(mine.to(self.linear.weight.dtype))))
         return out
 
 

@@ -1,0 +1,76 @@
+"""Evidence from alternatives: how a pair's cosine stands among those of other pairings.
+
+Some captions are near to every image and some images to every caption. What counts is by how much
+a pair is nearer than its image is to other captions, and its caption to other images: the log odds
+of InfoNCE, against references of the pool [O].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# References of either kind; more of them change no figure.
+REFERENCES = 1024
+_INVERSE_TEMPERATURE = 20.0
+_SAME = 1e-5
+_BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Pairs of the pool that serve as alternatives; whether they are matched does not matter.
+
+    Attributes:
+        images: [r, d] embeddings of length 1.
+        texts: [r, d] embeddings of length 1.
+        identities: [r], equal for equal images.
+    """
+
+    images: Float[Tensor, "r d"]
+    texts: Float[Tensor, "r d"]
+    identities: Int[Tensor, " r"]
+
+    def of(
+        self,
+        images: Float[Tensor, "n d"],
+        texts: Float[Tensor, "n d"],
+        identities: Int[Tensor, " n"],
+    ) -> Float[Tensor, "n 2"]:
+        """Compares pairs with the alternatives.
+
+        Args:
+            images: Embeddings of the pairs' images.
+            texts: Embeddings of the pairs' captions.
+            identities: Of the images; references of the same image are no alternatives, nor are
+                references whose cosine is the pair's own: they are its image or its caption again.
+
+        Returns:
+            Log odds of the pair's caption against other captions of its image, and of its image
+            against other images; higher = better matched, and 0 where there is no alternative.
+        """
+        blocks = [images.new_zeros(0, 2)]
+        for start in range(0, len(images), _BLOCK_ROWS):
+            rows = slice(start, start + _BLOCK_ROWS)
+            own = (images[rows] * texts[rows]).sum(dim=1, keepdim=True)  # [b, 1]
+            same = identities[rows, None] == self.identities  # [b, r]
+            odds = [
+                _log_odds(own, queries @ others.T, same)
+                for queries, others in ((images[rows], self.texts), (texts[rows], self.images))
+            ]
+            blocks.append(torch.stack(odds, dim=1))
+        return torch.cat(blocks)
+
+
+def _log_odds(
+    own: Float[Tensor, "b 1"], others: Float[Tensor, "b r"], same: Tensor
+) -> Float[Tensor, " b"]:
+    alternatives = ~(same | ((others - own).abs() < _SAME))  # [b, r]
+    logits = ((others - own) * _INVERSE_TEMPERATURE).masked_fill(~alternatives, -inf)
+    count = alternatives.sum(dim=1)
+    odds: Tensor = count.clamp(min=1).log() - logits.logsumexp(dim=1)
+    return odds.where(count > 0, 0.0)
