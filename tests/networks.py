@@ -11,7 +11,13 @@ from nccleaner.train.objective import LossWeights
 from nccleaner.train.pairs import Features, Pairs
 
 ALL_LOSSES = LossWeights(
-    info_nce=1.0, hinge=1.0, modality=0.3, specific=0.5, margin=0.2, modality_margin=0.1
+    info_nce=1.0,
+    hinge=1.0,
+    modality=0.3,
+    specific=0.5,
+    margin=0.2,
+    adaptive_margin=True,
+    modality_margin=0.1,
 )
 
 

@@ -1,21 +1,25 @@
 """Two networks trained side by side, each on what the other believes to be matched.
 
-MSCN section 3.3 and Algorithm 1; co-teaching as in NCR (Huang et al., NeurIPS 2021).
+MSCN section 3.3 and Algorithm 1; co-teaching as in NCR (Huang et al., NeurIPS 2021). One network
+alone trains on what itself believes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
-from nccleaner.train.learner import Learner
+from nccleaner.model.contrast import REFERENCES, Contrast
+from nccleaner.train.learner import SCAN_ROWS, Learner
 from nccleaner.train.meta_gradient import MetaGradient
 from nccleaner.train.objective import NoisyBatch, mismatched_for
 from nccleaner.train.pairs import (
@@ -24,21 +28,29 @@ from nccleaner.train.pairs import (
     TrustedPairs,
     cycle_batches,
     exchange_captions,
-    iter_batches,
+    join_pairs,
 )
+from nccleaner.train.reports import EpochReport, StepReport
+from nccleaner.train.state import random_state, set_random_state
 
 Scores = npt.NDArray[np.float32]
 
 
 class RoundScores(NamedTuple):
-    """What a round of purification sees of one network; corrected similarities in (0, 1).
+    """What a round of purification sees of one network.
+
+    `pool`, `matched` and `mismatched` are corrected similarities in (0, 1).
 
     Attributes:
+        picked: [n] in (0, 1), how likely the network picks the caption for the image, and the image
+            for the caption, among as many others as a batch has: the geometric mean, e to the minus
+            InfoNCE loss.
         pool: [n], every pair of the pool.
         matched: Trusted matched pairs of the meta part.
         mismatched: Mismatched ones, made by exchanging captions or labelled by a person.
     """
 
+    picked: Scores
     pool: Scores
     matched: Scores
     mismatched: Scores
@@ -57,46 +69,33 @@ class Schedule:
         warm_up_epochs: Passes before the first purification.
         batch_size: Pairs of the pool in a step.
         trusted_batch_size: Trusted matched pairs in a step.
+        hard_mismatched: Whether half of the mismatched pairs of a step are hard ones [O].
         gradient: How the meta gradient is taken.
+        learn_trusted: Whether the main networks too are trained on the trusted matched pairs of the
+            meta part, as pairs that are fully believed [O].
+        log_every: Steps of a network from one `StepReport` to the next.
     """
 
     epochs: int
     warm_up_epochs: int
     batch_size: int
     trusted_batch_size: int
+    hard_mismatched: bool
     gradient: MetaGradient
-
-
-@dataclass(frozen=True, slots=True)
-class EpochReport:
-    """What an epoch did.
-
-    Attributes:
-        epoch: Counted from 1.
-        main_loss: Mean of both networks.
-        meta_loss: Mean of both networks.
-        believed: Mean weight of the pairs of the pool in the next epoch.
-        selection: AUROC of held-out matched pairs against all other pairings of their images and
-            captions, in [0, 1]; the higher the better the snapshot.
-    """
-
-    epoch: int
-    main_loss: float
-    meta_loss: float
-    believed: float
-    selection: float
+    learn_trusted: bool
+    log_every: int
 
 
 class CoTraining:
-    """Trains two learners on one pool; iterate `epochs`, keep the snapshot you like best.
+    """Trains learners on one pool; iterate `epochs`, keep the snapshot you like best.
 
     Args:
-        learners: Two of them, started from different seeds.
+        learners: Two, started from different seeds, or one.
         features: The table that all pairs point into.
         pool: The noisy pairs, the planted probes among them.
         meta: The trusted pairs that guide training.
         held_out: Trusted matched pairs that choose the snapshot.
-        purify: Decides after each epoch how much each pair is believed.
+        purify: Decides after each epoch how much each pair is believed; None: as at first.
         first_weights: [n] in [0, 1], how much each pair is believed during warm-up; None: fully.
         schedule: How long and in which portions.
         seed: Same inputs, seed, device and state of torch's generator (dropout draws from it) give
@@ -111,7 +110,7 @@ class CoTraining:
         pool: Pairs,
         meta: TrustedPairs,
         held_out: Pairs,
-        purify: Purify,
+        purify: Purify | None,
         first_weights: Scores | None,
         schedule: Schedule,
         seed: int,
@@ -120,19 +119,21 @@ class CoTraining:
         self._features = features
         self._pool = pool
         self._meta = meta
+        self._learned = join_pairs(pool, meta.matched) if schedule.learn_trusted else pool
         self._held_out = held_out
         self._purify = purify
         self._schedule = schedule
         self._generator = torch.Generator().manual_seed(seed)
         weights = np.ones(len(pool), np.float32) if first_weights is None else first_weights
         self._weights = [torch.from_numpy(weights) for _ in learners]
+        self.epoch = 0  # the last one that is whole
 
     def steps_per_epoch(self) -> int:
         """Returns the steps of one learner in one epoch."""
         return max(len(self._pool) // self._schedule.batch_size, 1)
 
     def epochs(self, on_step: Callable[[], None]) -> Iterator[EpochReport]:
-        """Trains; yields after every epoch, when the averaged weights may be copied.
+        """Trains what is left; yields after every epoch, when weights and state may be copied.
 
         Args:
             on_step: Called after every step of a learner.
@@ -140,70 +141,121 @@ class CoTraining:
         Raises:
             TrainingError: A loss is not finite.
         """
-        for epoch in range(1, self._schedule.epochs + 1):
+        for epoch in range(self.epoch + 1, self._schedule.epochs + 1):
             warm_up = epoch <= self._schedule.warm_up_epochs
             if epoch == self._schedule.warm_up_epochs + 1:
                 for learner in self.learners:
                     learner.reset_optimisers()
-            losses = []
+            trained = []
             for index in range(len(self.learners)):
-                losses.append(self._train(index, epoch, warm_up, on_step))
+                trained.append(self._train(index, epoch, warm_up, on_step))
                 if not warm_up:
                     self._decide_for_other(index)  # by this one as just updated [P]
             if epoch == self._schedule.warm_up_epochs:
                 for index in range(len(self.learners)):
                     self._decide_for_other(index)
+            self.epoch = epoch
             yield EpochReport(
                 epoch=epoch,
-                main_loss=float(np.mean([main for main, _ in losses])),
-                meta_loss=float(np.mean([meta for _, meta in losses])),
+                main_loss=float(np.mean([one.main_loss for one in trained])),
+                meta_loss=float(np.mean([one.meta_loss for one in trained])),
+                reconstruction=self._reconstruction_losses(),
                 believed=float(torch.stack(self._weights).mean()),
                 selection=self._selection(),
+                steps=tuple(step for one in trained for step in one.steps),
             )
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """For each learner [n] in [0, 1], how much each pair of the pool is believed."""
+        return self._weights
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the epochs to come depend on; take it between two of them."""
+        return {
+            "epoch": self.epoch,
+            "learners": [learner.state_dict() for learner in self.learners],
+            "weights": self._weights,
+            "generator": self._generator.get_state(),
+            "random": random_state(self._pool.image_rows.device),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave; sets torch's generators too."""
+        self.epoch = state["epoch"]
+        for learner, one in zip(self.learners, state["learners"], strict=True):
+            learner.load_state_dict(one)
+        self._weights = list(state["weights"])
+        self._generator.set_state(state["generator"])
+        set_random_state(state["random"], self._pool.image_rows.device)
 
     def _train(
         self, index: int, epoch: int, warm_up: bool, on_step: Callable[[], None]
-    ) -> tuple[float, float]:
+    ) -> _Trained:
         learner, schedule = self.learners[index], self._schedule
-        device = self._features.images.device
+        device = self._pool.image_rows.device
         trusted = cycle_batches(
             len(self._meta.matched),
             batch_size=schedule.trusted_batch_size,
             generator=self._generator,
         )
-        totals = torch.zeros(2, device=device)
-        batches = iter_batches(
-            len(self._pool), batch_size=schedule.batch_size, generator=self._generator
-        )
-        for batch in batches:
+        order = torch.randperm(len(self._learned), generator=self._generator)
+        batches = order.tensor_split(self.steps_per_epoch())
+        believed = torch.ones(len(self._learned))
+        believed[: len(self._pool)] = self._weights[index]
+        losses = torch.zeros(self.steps_per_epoch(), 2, device=device)
+        rates = []
+        for place, batch in enumerate(batches):
             matched = self._meta.matched.take(next(trusted))
-            losses = learner.step(
-                NoisyBatch(
-                    self._features,
-                    self._pool.take(batch),
-                    self._weights[index][batch].to(device),
-                    warm_up,
-                ),
-                matched=matched,
-                # The trusted loss adds one hard mismatched pair for every other matched one, which
-                # makes as many mismatched as matched pairs, half of them hard.
-                mismatched=mismatched_for(
-                    self._meta,
-                    self._pool,
-                    count=len(matched) - len(matched) // 2,
-                    generator=self._generator,
-                ),
-                gradient=schedule.gradient,
+            hard = len(matched) // 2 if schedule.hard_mismatched else 0
+            rates.append(learner.main_rate)
+            losses[place] = torch.stack(
+                learner.step(
+                    NoisyBatch(
+                        self._features,
+                        self._learned.take(batch),
+                        believed[batch].to(device),
+                        warm_up,
+                    ),
+                    matched=matched,
+                    # With the hard ones that the trusted loss adds, one for every other matched
+                    # pair, there are as many mismatched as matched pairs.
+                    mismatched=mismatched_for(
+                        self._meta,
+                        self._pool,
+                        count=len(matched) - hard,
+                        generator=self._generator,
+                    ),
+                    hard_mismatched=schedule.hard_mismatched,
+                    gradient=schedule.gradient,
+                )
             )
-            totals += torch.stack(losses)
             on_step()
-        main, meta = (totals / self.steps_per_epoch()).tolist()
+        values = losses.tolist()  # the one wait for the device in an epoch
+        main, meta = losses.mean(dim=0).tolist()
         learner.check_finite(main, meta, epoch=epoch)
-        return main, meta
+        first = learner.steps - len(rates) + 1
+        steps = [
+            StepReport(epoch, index, step, of_main, of_meta, rate)
+            for step, ((of_main, of_meta), rate) in enumerate(
+                zip(values, rates, strict=True), start=first
+            )
+            if step % schedule.log_every == 0
+        ]
+        return _Trained(main, meta, steps)
+
+    def _reconstruction_losses(self) -> dict[str, float]:
+        taken = [
+            learner.reconstruction.take_losses()
+            for learner in self.learners
+            if learner.reconstruction is not None
+        ]
+        return {name: float(np.mean([one[name] for one in taken])) for name in (taken or [{}])[0]}
 
     def _decide_for_other(self, index: int) -> None:
-        believed = self._purify(self._scores(self.learners[index]))
-        self._weights[1 - index] = torch.from_numpy(believed)
+        if self._purify is not None:
+            believed = self._purify(self._scores(self.learners[index]))
+            self._weights[index - 1] = torch.from_numpy(believed)
 
     def _scores(self, learner: Learner) -> RoundScores:
         images = learner.embed_images(self._features)
@@ -214,29 +266,51 @@ class CoTraining:
             torch.cat([exchanged.text_rows, self._meta.mismatched.text_rows]),
         )
         return RoundScores(
+            self._picked(images, texts),
             *(
                 learner.logits(images, texts, pairs).sigmoid().cpu().numpy()
                 for pairs in (self._pool, self._meta.matched, mismatched)
-            )
+            ),
         )
 
+    def _picked(self, images: Tensor, texts: Tensor) -> Scores:
+        pairs = self._pool
+        drawn = torch.randperm(len(pairs), generator=self._generator)[:REFERENCES]
+        others = pairs.take(drawn.to(pairs.image_rows.device))
+        contrast = Contrast(images[others.image_rows], texts[others.text_rows], others.image_rows)
+        # The odds are against the mean of the others: a batch has many.
+        against = math.log(self._schedule.batch_size - 1)
+        chosen = [
+            F.logsigmoid(contrast.of(images[rows_i], texts[rows_t], rows_i) - against).mean(dim=1)
+            for rows_i, rows_t in zip(
+                torch.split(pairs.image_rows, SCAN_ROWS),
+                torch.split(pairs.text_rows, SCAN_ROWS),
+                strict=True,
+            )
+        ]
+        picked: Scores = torch.cat(chosen).exp().cpu().numpy()
+        return picked
+
     def _selection(self) -> float:
-        rows = self._held_out
+        features = Features(*self._features.of(self._held_out))
         cosines: Tensor | float = 0.0
         for learner in self.learners:
-            images = learner.embed_images(
-                Features(self._features.images[rows.image_rows], _NOTHING)
-            )
-            texts = learner.embed_texts(Features(_NOTHING, self._features.texts[rows.text_rows]))
+            images, texts = learner.embed_images(features), learner.embed_texts(features)
             cosines = cosines + images @ texts.T  # [h, h]
         assert isinstance(cosines, Tensor)
-        return _auroc_of_diagonal(cosines.cpu(), rows)
+        return auroc_of_diagonal(cosines.cpu(), self._held_out)
 
 
-_NOTHING = torch.empty(0)
+class _Trained(NamedTuple):
+    """What one learner did in one epoch: mean losses, and some of the steps."""
+
+    main_loss: float
+    meta_loss: float
+    steps: list[StepReport]
 
 
-def _auroc_of_diagonal(cosines: Float[Tensor, "h h"], pairs: Pairs) -> float:
+def auroc_of_diagonal(cosines: Float[Tensor, "h h"], pairs: Pairs) -> float:
+    """Returns the AUROC, in [0, 1], of matched pairs against all other pairings of their halves."""
     image_rows, text_rows = pairs.image_rows.cpu(), pairs.text_rows.cpu()
     same = image_rows[:, None] == image_rows[None, :]
     same = same | (text_rows[:, None] == text_rows[None, :])

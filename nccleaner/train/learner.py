@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,29 +24,14 @@ from nccleaner.train.objective import (
     trusted_loss,
 )
 from nccleaner.train.pairs import Features, Pairs
+from nccleaner.train.rates import Rates
+from nccleaner.train.reconstruction import Reconstruction
 
-_CLIP_NORM = 2.0  # [P]
-_SCAN_ROWS = 8192
+CLIP_NORM = 2.0  # [P]
+SCAN_ROWS = 8192
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepSizes:
-    """Learning rates and what goes with them.
-
-    Attributes:
-        main: Peak learning rate of the main network.
-        meta: Learning rate of the meta network.
-        weight_decay: Of the main network (AdamW).
-        warm_up_steps: Steps over which the main rate rises from 0.
-        averaging: Decay of the moving average of the weights that is used for scoring [O]; 0 scores
-            with the last weights.
-    """
-
-    main: float
-    meta: float
-    weight_decay: float
-    warm_up_steps: int
-    averaging: float
+Precision = Literal["float32", "bf16"]
 
 
 class Learner:
@@ -54,9 +41,13 @@ class Learner:
         main_net: The retrieval network.
         meta_net: The MSCN.
         loss_weights: Weights of the main loss.
-        step_sizes: Learning rates.
-        total_steps: Length of the schedule: the main rate falls from its peak along a cosine, the
-            meta rate stays [O]; in the paper both fall once, to a tenth.
+        rates: Learning rates, step by step.
+        weight_decay: Of the main network (AdamW).
+        averaging: Decay of the moving average of the weights that is used for scoring [O]; 0 scores
+            with the last weights.
+        precision: `bf16` computes the losses under autocast; weights, gradients, optimisers and
+            scoring are float32 either way, and finite differences too.
+        reconstruction: Adds its losses to the main loss; None switches it off.
     """
 
     def __init__(
@@ -65,27 +56,35 @@ class Learner:
         main_net: MainNet,
         meta_net: MetaNet,
         loss_weights: LossWeights,
-        step_sizes: StepSizes,
-        total_steps: int,
+        rates: Rates,
+        weight_decay: float,
+        averaging: float,
+        precision: Precision,
+        reconstruction: Reconstruction | None = None,
     ) -> None:
         self.main_net = main_net
         self.meta_net = meta_net
         self.average_net = copy.deepcopy(main_net).requires_grad_(False)
+        self.reconstruction = reconstruction
         self._loss_weights = loss_weights
-        self._step_sizes = step_sizes
-        self._total_steps = total_steps
-        self._steps = 0
+        self._rates = rates
+        self._weight_decay = weight_decay
+        self._averaging = averaging
+        self._precision = precision
+        self.steps = 0
         self.reset_optimisers()
 
     def reset_optimisers(self) -> None:
         """Makes both optimisers anew, as after the warm-up [P]."""
-        sizes = self._step_sizes
         # The fused kernel is ten times the plain one on CPU, where it would take half the step.
         self._main_optimiser = torch.optim.AdamW(
-            self.main_net.parameters(), lr=sizes.main, weight_decay=sizes.weight_decay, fused=True
+            self.main_net.parameters(),
+            lr=self._rates.main,
+            weight_decay=self._weight_decay,
+            fused=True,
         )
         self._meta_optimiser = torch.optim.Adam(
-            self.meta_net.parameters(), lr=sizes.meta, fused=True
+            self.meta_net.parameters(), lr=self._rates.meta, fused=True
         )
 
     def step(
@@ -94,6 +93,7 @@ class Learner:
         *,
         matched: Pairs,
         mismatched: Pairs,
+        hard_mismatched: bool,
         gradient: MetaGradient,
     ) -> tuple[Tensor, Tensor]:
         """Does one iteration of MSCN: virtual step, meta step, step of the main network.
@@ -104,34 +104,38 @@ class Learner:
             batch: Pairs of the pool.
             matched: Trusted matched pairs.
             mismatched: Pairs known or made to be mismatched.
+            hard_mismatched: Whether `matched` gives hard mismatched pairs too.
             gradient: How the meta gradient is taken.
 
         Returns:
             Main and meta loss before the step, still on the device.
         """
         self.main_net.train()
-        rate = self._rate()
+        rate = self.main_rate
 
         def noisy(main_net: MainNet) -> Tensor:
-            return main_loss(main_net, self.meta_net, batch, loss_weights=self._loss_weights)
+            with self._autocast(gradient):
+                return main_loss(main_net, self.meta_net, batch, loss_weights=self._loss_weights)
 
         meta_value = torch.zeros(())
 
         def trusted(main_net: MainNet) -> Tensor:
             nonlocal meta_value
-            loss = trusted_loss(
-                main_net,
-                self.meta_net,
-                features=batch.features,
-                matched=matched,
-                mismatched=mismatched,
-            )
+            with self._autocast(gradient):
+                loss = trusted_loss(
+                    main_net,
+                    self.meta_net,
+                    features=batch.features,
+                    matched=matched,
+                    mismatched=mismatched,
+                    hard_mismatched=hard_mismatched,
+                )
             meta_value = loss.detach()
             return loss
 
         theta = list(self.meta_net.parameters())
         gradients = meta_gradient(
-            "direct" if batch.warm_up else gradient,
+            "direct" if batch.warm_up and gradient != "none" else gradient,
             main_net=self.main_net,
             meta_parameters=theta,
             noisy_loss=noisy,
@@ -140,35 +144,56 @@ class Learner:
         )
         for parameter, value in zip(theta, gradients, strict=True):
             parameter.grad = value
+        _set_rate(self._meta_optimiser, self._rates.meta_at(self.steps, warm_up=batch.warm_up))
         self._meta_optimiser.step()
 
-        loss = noisy(self.main_net)
+        with self._autocast():
+            loss = main_loss(
+                self.main_net,
+                self.meta_net,
+                batch,
+                loss_weights=self._loss_weights,
+                reconstruction=None if self.reconstruction is None else self.reconstruction.loss,
+            )
         self._main_optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.main_net.parameters(), _CLIP_NORM)
-        for group in self._main_optimiser.param_groups:
-            group["lr"] = rate
+        torch.nn.utils.clip_grad_norm_(self.main_net.parameters(), CLIP_NORM)
+        _set_rate(self._main_optimiser, rate)
         self._main_optimiser.step()
+        if self.reconstruction is not None:
+            self.reconstruction.step()
         self.main_net.clamp_temperature()
-        self._steps += 1
+        self.steps += 1
         self._update_average()
         return loss.detach(), meta_value
+
+    @property
+    def main_rate(self) -> float:
+        """The main network's rate in the next step."""
+        return self._rates.main_at(self.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that the next step depends on, as nested dictionaries of plain data."""
+        parts: dict[str, Any] = {name: part.state_dict() for name, part in self._stateful()}
+        return {"steps": self.steps, **parts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.steps = state["steps"]
+        for name, part in self._stateful():
+            part.load_state_dict(state[name])
 
     @torch.no_grad()
     def embed_images(self, features: Features) -> Float[Tensor, "n d"]:
         """Returns the semantic parts of all images, by the averaged weights."""
         net = self.average_net.eval()
-        return torch.cat(
-            [net.separate_images(x).semantic for x in torch.split(features.images, _SCAN_ROWS)]
-        )
+        return torch.cat([net.separate_images(x).semantic for x in self._blocks(features.images)])
 
     @torch.no_grad()
     def embed_texts(self, features: Features) -> Float[Tensor, "n d"]:
         """Returns the semantic parts of all captions, by the averaged weights."""
         net = self.average_net.eval()
-        return torch.cat(
-            [net.separate_texts(x).semantic for x in torch.split(features.texts, _SCAN_ROWS)]
-        )
+        return torch.cat([net.separate_texts(x).semantic for x in self._blocks(features.texts)])
 
     @torch.no_grad()
     def logits(
@@ -180,8 +205,8 @@ class Learner:
             [
                 pair_logits(net, self.meta_net, images[rows_i], texts[rows_t])
                 for rows_i, rows_t in zip(
-                    torch.split(pairs.image_rows, _SCAN_ROWS),
-                    torch.split(pairs.text_rows, _SCAN_ROWS),
+                    torch.split(pairs.image_rows, SCAN_ROWS),
+                    torch.split(pairs.text_rows, SCAN_ROWS),
                     strict=True,
                 )
             ]
@@ -196,15 +221,39 @@ class Learner:
                 "Lower train.learning_rate, or look for features that are not finite.",
             )
 
-    def _rate(self) -> float:
-        sizes = self._step_sizes
-        rising = min(1.0, (self._steps + 1) / max(sizes.warm_up_steps, 1))
-        falling = 0.5 * (1 + math.cos(math.pi * min(self._steps / self._total_steps, 1.0)))
-        return sizes.main * rising * max(falling, 0.01)
+    def _stateful(self) -> list[tuple[str, Any]]:
+        named = [
+            ("main_net", self.main_net),
+            ("meta_net", self.meta_net),
+            ("average_net", self.average_net),
+            ("main_optimiser", self._main_optimiser),
+            ("meta_optimiser", self._meta_optimiser),
+            ("reconstruction", self.reconstruction),
+        ]
+        return [(name, part) for name, part in named if part is not None]
+
+    def _autocast(self, gradient: MetaGradient = "direct") -> AbstractContextManager[object]:
+        # What is perturbed for a finite difference is below bfloat16's rounding.
+        enabled = self._precision == "bf16" and gradient != "finite_difference"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.main_net.log_inverse_temperature.device
+
+    def _blocks(self, table: Tensor) -> Iterator[Tensor]:
+        """The rows of a table, wherever it is, in portions on the device of the networks."""
+        for block in torch.split(table, SCAN_ROWS):
+            yield block.to(self._device)
 
     @torch.no_grad()
     def _update_average(self) -> None:
         # A young average forgets its random start fast.
-        decay = min(self._step_sizes.averaging, self._steps / (self._steps + 10))
+        decay = min(self._averaging, self.steps / (self.steps + 10))
         for old, new in zip(self.average_net.parameters(), self.main_net.parameters(), strict=True):
             old.lerp_(new, 1 - decay)
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate

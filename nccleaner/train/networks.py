@@ -17,7 +17,7 @@ class Architecture:
     """What must be known to build a main and a meta network.
 
     Attributes:
-        image_width: Width f of an image feature.
+        image_width: Width f of an image feature, of one encoder.
         text_width: Width l of a caption feature; 0 where captions come as tokens.
         vocabulary: Token ids; 0 where captions come as features.
         embedding_width: Width of a token's embedding.
@@ -27,6 +27,8 @@ class Architecture:
         meta_hidden_width: Hidden width of the meta network.
         dropout: Of the frozen features.
         temperature: Start of InfoNCE's temperature.
+        fine_tuned: Whether images come as the frozen feature and, beside it, that of each network's
+            own backbone.
     """
 
     image_width: int
@@ -39,6 +41,7 @@ class Architecture:
     meta_hidden_width: int
     dropout: float
     temperature: float
+    fine_tuned: bool = False
 
 
 def build_networks(architecture: Architecture, *, seed: int) -> tuple[MainNet, MetaNet]:
@@ -64,6 +67,13 @@ def build_networks(architecture: Architecture, *, seed: int) -> tuple[MainNet, M
             hidden_width=architecture.meta_hidden_width,
         )
     return main_net, meta_net
+
+
+def read_own_backbone(main_net: MainNet, index: int) -> None:
+    """Makes the network at `index` read its own backbone's feature, of images of `fine_tuned`."""
+    tower = main_net.image_tower
+    assert isinstance(tower, FeatureTower)
+    tower.first = (1 + index) * tower.linear.in_features
 
 
 def _text_tower(architecture: Architecture) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,9 +19,12 @@ from nccleaner.model.losses import (
     no_negatives,
     specific_loss,
 )
-from nccleaner.model.mfsr import MainNet
+from nccleaner.model.mfsr import MainNet, Parts
 from nccleaner.model.mscn import MetaNet
 from nccleaner.train.pairs import Features, Pairs, TrustedPairs
+
+# λ_img L_G + λ_cap L_cap of the parts of images and captions.
+ReconstructionLoss = Callable[[Parts, Parts, Pairs], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,7 @@ class LossWeights:
         modality: Modality parts gather by modality.
         specific: Semantic and specific parts differ.
         margin: γ of the hinge.
+        adaptive_margin: Whether γ adapts to each pair after warm-up.
         modality_margin: m of the modality loss.
     """
 
@@ -41,6 +46,7 @@ class LossWeights:
     modality: float
     specific: float
     margin: float
+    adaptive_margin: bool
     modality_margin: float
 
 
@@ -61,12 +67,23 @@ class NoisyBatch(NamedTuple):
 
 
 def main_loss(
-    main_net: MainNet, meta_net: MetaNet, batch: NoisyBatch, *, loss_weights: LossWeights
+    main_net: MainNet,
+    meta_net: MetaNet,
+    batch: NoisyBatch,
+    *,
+    loss_weights: LossWeights,
+    reconstruction: ReconstructionLoss | None = None,
 ) -> Float[Tensor, ""]:
-    """L = λ_nce L_nce + λ_rank L_rank + λ_mo L_mo + λ_sp L_sp (METHOD 1 and 2)."""
-    image, text = main_net(
-        batch.features.images[batch.pairs.image_rows], batch.features.texts[batch.pairs.text_rows]
-    )
+    """L = λ_nce L_nce + λ_rank L_rank + λ_mo L_mo + λ_sp L_sp + reconstruction (METHOD 1 and 2).
+
+    Args:
+        main_net: The main network.
+        meta_net: The meta network.
+        batch: Pairs of the pool.
+        loss_weights: Weights of the terms.
+        reconstruction: Adds λ_img L_G + λ_cap L_cap; belief does not weigh it.
+    """
+    image, text = main_net(*batch.features.of(batch.pairs))
     cosines = image.semantic @ text.semantic.T  # [b, b]
     excluded = no_negatives(batch.pairs.image_rows) | no_negatives(batch.pairs.text_rows)
     loss: Tensor = cosines.new_zeros(())
@@ -81,7 +98,7 @@ def main_loss(
         vectors = main_net.similarity_vector.pairwise(image.semantic, text.semantic)  # [b, b, s]
         corrected = meta_net(vectors, cosines).sigmoid()  # [b, b]
         margins = torch.full_like(batch.weights, loss_weights.margin)
-        if not batch.warm_up:
+        if loss_weights.adaptive_margin and not batch.warm_up:
             margins = adaptive_margin(corrected.diagonal(), margin=loss_weights.margin)
         loss = loss + loss_weights.hinge * hinge_loss(
             corrected,
@@ -96,6 +113,8 @@ def main_loss(
         )
     if loss_weights.specific:
         loss = loss + loss_weights.specific * specific_loss(image, text)
+    if reconstruction is not None:
+        loss = loss + reconstruction(image, text, batch.pairs)
     return loss
 
 
@@ -106,11 +125,9 @@ def trusted_loss(
     features: Features,
     matched: Pairs,
     mismatched: Pairs,
+    hard_mismatched: bool,
 ) -> Float[Tensor, ""]:
     """L_meta: cross-entropy of corrected similarities on trusted pairs (METHOD 2).
-
-    Beside `mismatched`, every other pair of `matched` serves with the highest-scoring wrong caption
-    of the batch as a hard mismatched pair [O].
 
     Args:
         main_net: The main network, or one after its virtual step.
@@ -118,20 +135,18 @@ def trusted_loss(
         features: The table that the pairs point into.
         matched: Trusted matched pairs [m].
         mismatched: Pairs known or made to be mismatched [k].
+        hard_mismatched: Whether every other pair of `matched` serves, with the highest-scoring
+            wrong caption of the batch, as a mismatched pair too [O].
     """
-    image, text = main_net(features.images[matched.image_rows], features.texts[matched.text_rows])
-    hard_image, hard_text = _hardest(image.semantic, text.semantic, matched)
-    other_image, other_text = main_net(
-        features.images[mismatched.image_rows], features.texts[mismatched.text_rows]
-    )
+    image, text = main_net(*features.of(matched))
+    other_image, other_text = main_net(*features.of(mismatched))
+    images, texts = other_image.semantic, other_text.semantic
+    if hard_mismatched:
+        hard_image, hard_text = _hardest(image.semantic, text.semantic, matched)
+        images, texts = torch.cat([images, hard_image]), torch.cat([texts, hard_text])
     return meta_loss(
         pair_logits(main_net, meta_net, image.semantic, text.semantic),
-        pair_logits(
-            main_net,
-            meta_net,
-            torch.cat([other_image.semantic, hard_image]),
-            torch.cat([other_text.semantic, hard_text]),
-        ),
+        pair_logits(main_net, meta_net, images, texts),
     )
 
 

@@ -22,6 +22,10 @@ class Features(NamedTuple):
     images: Tensor
     texts: Tensor
 
+    def of(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """Returns the rows of pairs on the device of the pairs; the tables may be on another."""
+        return _rows(self.images, pairs.image_rows), _rows(self.texts, pairs.text_rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
@@ -41,11 +45,23 @@ class Pairs:
         return len(self.image_rows)
 
 
+def join_pairs(*parts: Pairs) -> Pairs:
+    """Returns the pairs of all parts, in their order."""
+    return Pairs(
+        torch.cat([pairs.image_rows for pairs in parts]),
+        torch.cat([pairs.text_rows for pairs in parts]),
+    )
+
+
 class TrustedPairs(NamedTuple):
     """Trusted pairs of one part of the split."""
 
     matched: Pairs
     mismatched: Pairs
+
+
+def _rows(table: Tensor, rows: Int[Tensor, " n"]) -> Tensor:
+    return table[rows.to(table.device)].to(rows.device)
 
 
 def exchange_captions(pairs: Pairs, *, generator: torch.Generator) -> Pairs:

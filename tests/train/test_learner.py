@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 
 import pytest
@@ -8,29 +9,35 @@ import torch
 from networks import ALL_LOSSES, build_main_net, build_meta_net, latent_features, rows
 
 from nccleaner.errors import TrainingError
-from nccleaner.train.learner import Learner, StepSizes
+from nccleaner.train.learner import Learner
 from nccleaner.train.objective import NoisyBatch, main_loss, pair_logits, trusted_loss
 from nccleaner.train.pairs import Features
+from nccleaner.train.rates import Rates
 
 FEATURES = latent_features(40, width=6, latent=3, dtype=torch.float64)
 MATCHED, MISMATCHED = rows(range(20, 28)), rows(range(28, 34), [29, 30, 31, 32, 33, 28])
 TOTAL = 20
 
 
-def build_learner(*, dropout=0.0, seed=0, **changes):
-    sizes = {
+def build_learner(
+    *, dropout=0.0, seed=0, weight_decay=0.1, averaging=0.9, precision="float32", **rates
+):
+    plain = {
+        "schedule": "cosine",
         "main": 1e-2,
         "meta": 5e-3,
-        "weight_decay": 0.1,
-        "warm_up_steps": 0,
-        "averaging": 0.9,
+        "rise_steps": 0,
+        "fall_at": 0.6,
+        "total_steps": TOTAL,
     }
     return Learner(
         main_net=build_main_net(dropout=dropout, seed=seed),
         meta_net=build_meta_net(),
         loss_weights=ALL_LOSSES,
-        step_sizes=StepSizes(**(sizes | changes)),
-        total_steps=TOTAL,
+        rates=Rates(**(plain | rates)),
+        weight_decay=weight_decay,
+        averaging=averaging,
+        precision=precision,
     )
 
 
@@ -41,7 +48,11 @@ def batch(k=0, *, warm_up=False, features=FEATURES):
 
 def step(learner, k=0, *, gradient="exact", **changes):
     return learner.step(
-        batch(k, **changes), matched=MATCHED, mismatched=MISMATCHED, gradient=gradient
+        batch(k, **changes),
+        matched=MATCHED,
+        mismatched=MISMATCHED,
+        hard_mismatched=True,
+        gradient=gradient,
     )
 
 
@@ -80,7 +91,12 @@ def test_steps_are_those_of_the_paper_with_plain_optimisers():
         found = step(learner, k, gradient="direct")
 
         meta = trusted_loss(
-            main_net, meta_net, features=FEATURES, matched=MATCHED, mismatched=MISMATCHED
+            main_net,
+            meta_net,
+            features=FEATURES,
+            matched=MATCHED,
+            mismatched=MISMATCHED,
+            hard_mismatched=True,
         )
         meta_optimiser.zero_grad()
         meta.backward()
@@ -102,6 +118,16 @@ def test_steps_are_those_of_the_paper_with_plain_optimisers():
     for net, own in ((main_net, learner.main_net), (meta_net, learner.meta_net)):
         for expected, parameter in zip(net.parameters(), own.parameters(), strict=True):
             torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("warm_up", [True, False])
+def test_without_a_meta_gradient_only_the_main_network_learns(warm_up):
+    learner = build_learner()
+    main_before, meta_before = state(learner.main_net), state(learner.meta_net)
+    _, meta_loss = step(learner, gradient="none", warm_up=warm_up)
+    assert equal(meta_before, state(learner.meta_net))
+    assert not equal(main_before, state(learner.main_net))
+    assert meta_loss > 0
 
 
 def test_warm_up_takes_the_direct_gradient():
@@ -148,24 +174,62 @@ def test_the_average_follows_the_weights_faster_while_it_is_young():
         torch.testing.assert_close(found, average)
 
 
-def test_the_rate_rises_over_the_warm_up_steps():
+def test_both_networks_move_at_the_rates_of_the_schedule():
     """Adam's first step has the length of the rate, so the rates can be read off the weights."""
-    lengths = []
-    for warm_up_steps in (0, 4):
-        learner = build_learner(warm_up_steps=warm_up_steps, weight_decay=0.0)
-        before = learner.main_net.log_inverse_temperature.item()
-        step(learner)
-        lengths.append(abs(learner.main_net.log_inverse_temperature.item() - before))
-    assert lengths == pytest.approx([1e-2, 1e-2 / 4], rel=1e-3)
+    for warm_up, meta_rate in ((True, 1e-2 / 4), (False, 5e-3)):
+        learner = build_learner(schedule="step", rise_steps=4, weight_decay=0.0)
+        main, meta = learner.main_net.log_inverse_temperature.item(), learner.meta_net.bias.item()
+        step(learner, warm_up=warm_up)
+        moved = abs(learner.main_net.log_inverse_temperature.item() - main)
+        assert moved == pytest.approx(1e-2 / 4, rel=1e-3)
+        assert abs(learner.meta_net.bias.item() - meta) == pytest.approx(meta_rate, rel=1e-3)
 
 
-def test_the_rate_ends_above_zero():
-    learner = build_learner(weight_decay=0.0)
-    for _ in range(TOTAL + 2):
-        step(learner)
-    before = state(learner.main_net)
-    step(learner)
-    assert not equal(before, state(learner.main_net))
+def test_a_learner_goes_on_from_its_state_as_if_it_had_never_stopped():
+    whole = build_learner()
+    for k in range(3):
+        step(whole, k)
+    torch.save(whole.state_dict(), buffer := io.BytesIO())
+    buffer.seek(0)
+    resumed = build_learner(seed=5)
+    resumed.load_state_dict(torch.load(buffer, weights_only=True))
+    for k in range(3, 6):
+        assert step(whole, k) == step(resumed, k)
+    nets = ("main_net", "meta_net", "average_net")
+    states = [state(*(getattr(one, name) for name in nets)) for one in (whole, resumed)]
+    assert equal(*states)
+    assert whole.main_rate == resumed.main_rate
+
+
+def in_float32(learner):
+    for net in (learner.main_net, learner.meta_net, learner.average_net):
+        net.float()
+    return learner
+
+
+SINGLE = Features(FEATURES.images.float(), FEATURES.texts.float())
+
+
+@pytest.mark.parametrize("gradient", ["direct", "exact"])
+def test_bf16_rounds_the_losses_and_nothing_else(gradient):
+    plain = in_float32(build_learner(averaging=0.0))
+    rounded = in_float32(build_learner(averaging=0.0, precision="bf16"))
+    losses = [step(learner, gradient=gradient, features=SINGLE) for learner in (plain, rounded)]
+    for expected, found in zip(*losses, strict=True):
+        assert found != expected
+        assert found.item() == pytest.approx(expected.item(), rel=0.03)
+    for parameter in (*rounded.main_net.parameters(), *rounded.meta_net.parameters()):
+        assert parameter.dtype == parameter.grad.dtype == torch.float32
+    assert rounded.embed_images(SINGLE).dtype == torch.float32
+
+
+def test_finite_differences_are_not_rounded():
+    found = []
+    for precision in ("float32", "bf16"):
+        learner = in_float32(build_learner(precision=precision))
+        step(learner, gradient="finite_difference", features=SINGLE)
+        found.append(state(learner.meta_net))
+    assert equal(*found)
 
 
 def test_optimisers_made_anew_forget_their_moments():

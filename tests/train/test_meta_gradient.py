@@ -6,15 +6,17 @@ The virtual step is written into a copy of the network, and every element of θ 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 from networks import ALL_LOSSES, build_main_net, build_meta_net, latent_features, rows
 
 from nccleaner.model.towers import GRUTower
-from nccleaner.train.meta_gradient import meta_gradient, virtual_step
+from nccleaner.train.meta_gradient import MetaGradient, meta_gradient, virtual_step
 from nccleaner.train.objective import NoisyBatch, main_loss, trusted_loss
-from nccleaner.train.pairs import Features
+from nccleaner.train.pairs import Features, Pairs
 
 STEP = 0.01
 
@@ -22,28 +24,40 @@ STEP = 0.01
 class Problem:
     """A pool's and a trusted batch's loss of one pair of networks."""
 
-    def __init__(self, text, *, warm_up=False):
-        self.features = latent_features(24, width=6, latent=3, dtype=torch.float64)
+    def __init__(
+        self,
+        text,
+        *,
+        warm_up=False,
+        dropout=0.0,
+        losses=ALL_LOSSES,
+        dtype=torch.float64,
+        device="cpu",
+    ):
+        images, texts = latent_features(24, width=6, latent=3, dtype=dtype)
         text_tower = None
         if text == "gru":
             generator = torch.Generator().manual_seed(0)
-            tokens = torch.randint(1, 9, (24, 5), generator=generator)
-            tokens[::2, 3:] = 0
-            self.features = Features(self.features.images, tokens)
+            texts = torch.randint(1, 9, (24, 5), generator=generator)
+            texts[::2, 3:] = 0
             torch.manual_seed(3)
             text_tower = GRUTower(
-                vocabulary=9, embedding_width=3, layers=2, joint_width=5, dropout=0.0
+                vocabulary=9, embedding_width=3, layers=2, joint_width=5, dropout=dropout
             )
-        self.main_net = build_main_net(text_tower=text_tower)
-        self.meta_net = build_meta_net()
-        weights = torch.linspace(0.3, 1, 10, dtype=torch.float64)
-        self.batch = NoisyBatch(self.features, rows(range(10)), weights, warm_up)
-        self.matched = rows(range(10, 18))
-        self.mismatched = rows(range(18, 24), [19, 20, 21, 22, 23, 18])
+        self.losses = losses
+        self.features = Features(images.to(device), texts.to(device))
+        self.main_net = build_main_net(text_tower=text_tower, dropout=dropout, dtype=dtype).to(
+            device
+        )
+        self.meta_net = build_meta_net(dtype=dtype).to(device)
+        weights = torch.linspace(0.3, 1, 10, dtype=dtype, device=device)
+        self.batch = NoisyBatch(self.features, rows_on(device, range(10)), weights, warm_up)
+        self.matched = rows_on(device, range(10, 18))
+        self.mismatched = rows_on(device, range(18, 24), [19, 20, 21, 22, 23, 18])
         self.theta = list(self.meta_net.parameters())
 
     def noisy(self, main_net):
-        return main_loss(main_net, self.meta_net, self.batch, loss_weights=ALL_LOSSES)
+        return main_loss(main_net, self.meta_net, self.batch, loss_weights=self.losses)
 
     def trusted(self, main_net):
         return trusted_loss(
@@ -52,6 +66,7 @@ class Problem:
             features=self.features,
             matched=self.matched,
             mismatched=self.mismatched,
+            hard_mismatched=True,
         )
 
     def gradient(self, kind, step=STEP):
@@ -95,6 +110,11 @@ def relative(difference, reference):
     return (difference.norm() / reference.norm()).item()
 
 
+def rows_on(device, images, texts=None):
+    pairs = rows(images, texts)
+    return Pairs(pairs.image_rows.to(device), pairs.text_rows.to(device))
+
+
 @pytest.fixture(params=["frozen", "gru"])
 def problem(request):
     return Problem(request.param)
@@ -136,7 +156,67 @@ def test_the_virtual_step_is_plain_gradient_descent(problem):
         torch.testing.assert_close(found[name], parameter)
 
 
-@pytest.mark.parametrize("kind", ["direct", "exact"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("text", ["frozen", "gru"])
+def test_finite_differences_agree_with_exact(text, dropout):
+    problem = Problem(text, dropout=dropout)
+    found, states = [], []
+    for kind in ("exact", "finite_difference"):
+        torch.manual_seed(1)
+        found.append(problem.gradient(kind))
+        states.append(torch.get_rng_state())
+    exact, differences = found
+    assert relative(differences - exact, exact) < 1e-8
+    assert torch.equal(*states)  # so the step that follows hides the same too
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_finite_differences_agree_with_exact_through_cudnn(dropout):
+    for dtype, tolerance in ((torch.float64, 1e-4), (torch.float32, 0.05)):
+        problem = Problem("gru", dropout=dropout, dtype=dtype, device="cuda")
+        torch.manual_seed(1)
+        exact = problem.gradient("exact")
+        torch.manual_seed(1)
+        differences = problem.gradient("finite_difference")
+        assert relative(differences - exact, exact) < tolerance
+
+
+@pytest.mark.parametrize("text", ["frozen", "gru"])
+def test_finite_differences_survive_float32_and_what_rounds_more(text):
+    exact = Problem(text).gradient("exact")
+    problem = Problem(text, dtype=torch.float32)
+    plain = problem.gradient("finite_difference")
+    assert relative(plain.double() - exact, exact) < 1e-3
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = problem.gradient("finite_difference")
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(rounded, plain)
+
+
+@pytest.mark.parametrize("kind", ["exact", "finite_difference"])
+def test_a_noisy_loss_without_the_meta_network_leaves_one_term(kind):
+    problem = Problem("frozen", losses=replace(ALL_LOSSES, hinge=0.0))
+    expected = problem.differences()
+    assert relative(problem.gradient(kind) - expected, expected) < 1e-6
+
+
+def test_none_is_zero_but_evaluates_the_trusted_loss(problem, monkeypatch):
+    seen = []
+    trusted = problem.trusted
+    monkeypatch.setattr(problem, "trusted", lambda net: seen.append(trusted(net)) or seen[-1])
+    assert not problem.gradient("none").any()
+    assert [loss.item() for loss in seen] == [pytest.approx(trusted(problem.main_net).item())]
+    assert not seen[0].requires_grad
+
+
+@pytest.mark.parametrize("kind", get_args(MetaGradient))
 def test_neither_network_is_touched(problem, kind):
     nets = (problem.main_net, problem.meta_net)
     before = copy.deepcopy([net.state_dict() for net in nets])

@@ -16,7 +16,6 @@ from nccleaner.model.losses import (
     specific_loss,
 )
 from nccleaner.train.objective import (
-    LossWeights,
     NoisyBatch,
     main_loss,
     mismatched_for,
@@ -29,9 +28,7 @@ FEATURES = latent_features(20, width=6, latent=3, dtype=torch.float64)
 # Images 0 and 1 come twice, and so does caption 5.
 PAIRS = rows([0, 1, 0, 2, 3, 1, 4], [0, 1, 5, 2, 3, 5, 4])
 WEIGHTS = torch.linspace(0.2, 1, 7, dtype=torch.float64)
-NOTHING = LossWeights(
-    info_nce=0.0, hinge=0.0, modality=0.0, specific=0.0, margin=0.2, modality_margin=0.1
-)
+NOTHING = replace(ALL_LOSSES, info_nce=0.0, hinge=0.0, modality=0.0, specific=0.0)
 
 
 @pytest.fixture
@@ -141,7 +138,12 @@ def test_the_trusted_loss_adds_the_hardest_wrong_caption_of_every_other_pair(net
         torch.cat([logit(i, i) for i in range(len(matched))]), torch.cat([others, *hard])
     )
     found = trusted_loss(
-        main_net, meta_net, features=FEATURES, matched=matched, mismatched=mismatched
+        main_net,
+        meta_net,
+        features=FEATURES,
+        matched=matched,
+        mismatched=mismatched,
+        hard_mismatched=True,
     )
     assert found.item() == pytest.approx(expected.item(), rel=1e-10)
 
@@ -161,9 +163,47 @@ def test_trusted_pairs_of_one_image_or_caption_have_no_hard_captions(nets, match
         image, text = main_net(FEATURES.images[pairs.image_rows], FEATURES.texts[pairs.text_rows])
         return pair_logits(main_net, meta_net, image.semantic, text.semantic)
 
-    found = trusted_loss(*nets, features=FEATURES, matched=matched, mismatched=mismatched)
+    found = trusted_loss(
+        *nets, features=FEATURES, matched=matched, mismatched=mismatched, hard_mismatched=True
+    )
     expected = meta_loss(logits(matched), logits(mismatched))
     assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_without_hard_mismatched_pairs_the_trusted_loss_is_that_of_the_pairs_given(nets):
+    matched, mismatched = rows(range(8)), rows([8, 9, 10], [11, 12, 13])
+
+    def logits(pairs):
+        image, text = nets[0](FEATURES.images[pairs.image_rows], FEATURES.texts[pairs.text_rows])
+        return pair_logits(*nets, image.semantic, text.semantic)
+
+    plain, hard = (
+        trusted_loss(
+            *nets, features=FEATURES, matched=matched, mismatched=mismatched, hard_mismatched=hard
+        ).item()
+        for hard in (False, True)
+    )
+    expected = meta_loss(logits(matched), logits(mismatched))
+    assert plain == pytest.approx(expected.item(), rel=1e-12)
+    assert hard > plain
+
+
+def test_a_plain_margin_stays_what_it_is_after_warm_up(nets):
+    plain = replace(ALL_LOSSES, adaptive_margin=False)
+    # A margin is at most γ, so adapting it can only lower the hinge.
+    assert loss_of(nets) < loss_of(nets, plain)
+    assert loss_of(nets, warm_up=True) == loss_of(nets, plain, warm_up=True)
+    hinge = replace(NOTHING, hinge=1.0, adaptive_margin=False)
+    image, text = nets[0](FEATURES.images[PAIRS.image_rows], FEATURES.texts[PAIRS.text_rows])
+    vectors = nets[0].similarity_vector.pairwise(image.semantic, text.semantic)
+    expected = hinge_loss(
+        nets[1](vectors, image.semantic @ text.semantic.T).sigmoid(),
+        margins=torch.full_like(WEIGHTS, 0.2),
+        weights=WEIGHTS,
+        excluded=no_negatives(PAIRS.image_rows) | no_negatives(PAIRS.text_rows),
+        hardest=True,
+    )
+    assert loss_of(nets, hinge).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def drawn_pairs(pool, labelled, count, seed=0):
