@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nccleaner.purify.judge import Judge
-from nccleaner.purify.mixture import BINS, Floats, fit_noise_rate, share_at_least
+from nccleaner.purify.mixture import BINS, Floats, share_at_least
+from nccleaner.purify.noise import CUTOFF, solve_rate
 
 Column = Literal["corrected_similarity", "clean_probability", "similarity"]
 Rule = Literal["threshold", "keep_fraction", "meta_prior"]
@@ -129,7 +130,7 @@ def price(decision: Decision, standings: Sequence[Standing], *, seed: int) -> Pr
     come from the labelled pairs alone, which limit what can be known: in every draw the shares of
     matched and of mismatched pairs that pass are drawn from their posterior under Jeffreys' prior.
     The noise rate is drawn likewise, by the judge's own estimate of it or, without one, as what
-    makes those shares agree with the share of all pairs that pass the mixture's crossing.
+    makes those shares agree with the share of all pairs that pass.
 
     Args:
         decision: What is priced.
@@ -142,18 +143,21 @@ def price(decision: Decision, standings: Sequence[Standing], *, seed: int) -> Pr
     points, draws = np.zeros(4), np.zeros((_DRAWS, 4))
     for standing in used:
         share = standing.pairs / total
-        mixture, labelled = standing.judge.mixture, standing.judge.labelled
-        crossing = mixture.crossing()
+        labelled = standing.judge.labelled
         passes = np.stack(
             [
                 decision.keeps(labelled.column(decision.column)),
-                labelled.corrected_similarity >= crossing,
+                labelled.corrected_similarity >= CUTOFF,
             ],
             axis=1,
         )
         good, bad = passes[labelled.matched], passes[~labelled.matched]
-        noise = standing.judge.noise
-        rate = noise.value if noise else fit_noise_rate(mixture, standing.scores).noise_rate
+        noise, passing = standing.judge.noise, share_at_least(standing.scores, CUTOFF)
+        rate = (
+            noise.value
+            if noise
+            else float(solve_rate(passing, good[:, 1].mean(), bad[:, 1].mean()))
+        )
         points += (
             share
             * _masses(
@@ -165,9 +169,7 @@ def price(decision: Decision, standings: Sequence[Standing], *, seed: int) -> Pr
         if noise:
             rates = noise.draws(_DRAWS, rng)
         else:
-            passing = share_at_least(standing.scores, crossing)
-            apart = np.maximum(good_pass[:, 1] - bad_pass[:, 1], 1e-3)
-            rates = np.clip((good_pass[:, 1] - passing) / apart, 0, 1)
+            rates = np.asarray(solve_rate(passing, good_pass[:, 1], bad_pass[:, 1]))
         draws += share * _masses(rates, good_pass[:, 0], bad_pass[:, 0])
     before, after, lost = (_interval(points, draws, part) for part in _PARTS)
     assert before is not None

@@ -93,11 +93,16 @@ class FrozenEvidence:
         )
 
     def of(self, pairs: Frozen) -> Float[Tensor, "n 4"]:
-        """Returns the evidence of pairs; higher = better matched."""
+        """Returns the evidence of pairs; higher = better matched.
+
+        Of wider image features, only the first columns are read: those of the frozen encoder.
+        """
+        width = self.of_images.mean.shape[-1]
         blocks = [pairs.images.new_zeros(0, 4)]
         for start in range(0, len(pairs.images), _BLOCK_ROWS):
             block = pairs.take(slice(start, start + _BLOCK_ROWS))
-            images, texts = self.of_images(block.images), self.of_texts(block.texts)
+            images = self.of_images(block.images[:, :width])
+            texts = self.of_texts(block.texts)
             cosines = self.ridge.cosines(images, texts, folds=block.identities % FOLDS)
             agreement = self.references.agreement(
                 images, texts, identities=block.identities, neighbours=self.neighbours
@@ -120,6 +125,11 @@ class FrozenEvidence:
             "reference_weights": self.references.weights,
             "neighbours": torch.tensor(self.neighbours),
         }
+
+    def to(self, device: torch.device) -> FrozenEvidence:
+        """Returns the same on a device."""
+        moved = {name: tensor.to(device) for name, tensor in self.tensors().items()}
+        return FrozenEvidence.from_tensors(moved)
 
     @staticmethod
     def from_tensors(tensors: dict[str, Tensor]) -> FrozenEvidence:

@@ -6,7 +6,9 @@ of the pool, outside it for others (METHOD 2 and 4) [O].
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +81,16 @@ class EvidenceHead:
         standard = (np.asarray(evidence, dtype=np.float64) - self.mean) / self.scale
         logit: Floats = standard @ self.weights + self.bias
         return 1 / (1 + np.exp(-np.clip(logit, -500, 500)))
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> EvidenceHead:
+        """Restores a head from plain data."""
+        return EvidenceHead(
+            np.array(data["mean"]),
+            np.array(data["scale"]),
+            np.array(data["weights"]),
+            float(data["bias"]),
+        )
 
 
 def stratified_folds(matched: npt.NDArray[np.bool_], rng: np.random.Generator) -> Folds:

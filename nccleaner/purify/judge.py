@@ -2,23 +2,33 @@
 
 There are two. One judges pairs that the networks were trained on and learned from planted probes;
 the other judges the rest and learned from held-out trusted pairs (METHOD 4) [O].
+
+Clean probabilities are Bayes' rule [O]: heads are fitted with both labels weighing the same, so
+their odds are those of as many mismatched as matched pairs, and the noise rate shifts them. The
+paper takes the posterior of the Beta mixture [P]; scores of trained networks pile up at both ends,
+where Beta distributions fit badly (docs/decisions/0009).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nccleaner.purify.heads import EvidenceHead, out_of_fold, stratified_folds
-from nccleaner.purify.mixture import Beta, BetaMixture, Floats, histogram, match_mean
-from nccleaner.purify.noise import NoiseRate
+from nccleaner.purify.mixture import Floats
+from nccleaner.purify.noise import CUTOFF, NoiseRate, solve_rate
 
 Scores = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
+
+# Labelled pairs of each kind with siblings; fewer cannot say what siblings are worth.
+_MIN_WITH_SIBLINGS = 20
+# However few pairs are mismatched, evidence can still convince.
+_MIN_RATE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +58,85 @@ class Judge:
     """Judges pairs of one standing.
 
     Attributes:
-        heads: One for each network.
-        mixture: Over the mean of the heads' corrected similarities.
-        noise: Where the mixture's noise rate comes from; None: from the mixture's own fit.
+        heads: One for each network, over the evidence of a pair alone.
+        sibling_heads: One for each network, over the same and the agreement with siblings; empty
+            where too few labelled pairs have siblings, or siblings cannot be trusted.
+        noise_rate: Share of mismatched pairs that clean probabilities assume, in [0, 1].
+        noise: Where that share comes from; None: from how many pairs pass, by the labelled pairs.
         labelled: What it learned from, scored by heads that did not learn from it.
     """
 
     heads: tuple[EvidenceHead, ...]
-    mixture: BetaMixture
+    sibling_heads: tuple[EvidenceHead, ...]
+    noise_rate: float
     noise: NoiseRate | None
     labelled: Labelled
 
-    @property
-    def noise_rate(self) -> float:
-        """Share of mismatched pairs among those that the judge was fitted to, in [0, 1]."""
-        return self.mixture.noise_rate if self.noise is None else self.noise.value
+    def corrected_similarity(
+        self, evidence: Sequence[npt.ArrayLike], agreement: Scores | None = None
+    ) -> Scores:
+        """Returns the mean over networks, [n] in [0, 1].
 
-    def corrected_similarity(self, evidence: Sequence[npt.ArrayLike]) -> Scores:
-        """Returns the mean over networks, [n] in [0, 1], of evidence [n, e] of each."""
-        return _mean(self.heads, evidence)
+        Args:
+            evidence: [n, e] of each network.
+            agreement: [n], with siblings; not a number where a pair has none. None: do not look.
+        """
+        scores = _mean(self.heads, evidence)
+        if self.sibling_heads and agreement is not None:
+            have = ~np.isnan(agreement)
+            scores[have] = _mean(self.sibling_heads, _joined(evidence, agreement, have))
+        return scores
+
+    def clean_probability(self, corrected: npt.ArrayLike) -> Scores:
+        """Returns the posterior that pairs of these corrected similarities are matched, [n]."""
+        return _posterior(corrected, self.noise_rate)
+
+    def with_siblings(
+        self,
+        labelled_evidence: Sequence[npt.ArrayLike],
+        labelled_agreement: Scores,
+        *,
+        pool_evidence: Sequence[npt.ArrayLike],
+        pool_agreement: Scores,
+        seed: int,
+    ) -> Judge:
+        """Returns this judge with heads that also hear siblings, where it can be learned how.
+
+        Args:
+            labelled_evidence: What `heads` were fitted to.
+            labelled_agreement: [n], with siblings; not a number where there is none.
+            pool_evidence: What set their scale.
+            pool_agreement: Likewise.
+            seed: Of the folds.
+        """
+        have = ~np.isnan(labelled_agreement)
+        matched = self.labelled.matched[have]
+        if min(matched.sum(), (~matched).sum()) < _MIN_WITH_SIBLINGS:
+            return self
+        heads, unbiased = _fit_heads(
+            _joined(labelled_evidence, labelled_agreement, have),
+            matched,
+            pool_evidence=_joined(pool_evidence, pool_agreement, ~np.isnan(pool_agreement)),
+            seed=seed,
+        )
+        corrected = self.labelled.corrected_similarity.copy()
+        corrected[have] = unbiased
+        return replace(
+            self,
+            sibling_heads=heads,
+            labelled=replace(
+                self.labelled,
+                corrected_similarity=corrected,
+                clean_probability=self.clean_probability(corrected),
+            ),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain data that `from_json` restores."""
         return {
             "heads": [_plain(asdict(head)) for head in self.heads],
-            "mixture": asdict(self.mixture),
+            "sibling_heads": [_plain(asdict(head)) for head in self.sibling_heads],
+            "noise_rate": self.noise_rate,
             "noise": None if self.noise is None else asdict(self.noise),
             "labelled": _plain(asdict(self.labelled)),
         }
@@ -82,16 +146,9 @@ class Judge:
         """Restores a judge."""
         labelled = data["labelled"]
         return Judge(
-            tuple(
-                EvidenceHead(
-                    np.array(head["mean"]),
-                    np.array(head["scale"]),
-                    np.array(head["weights"]),
-                    float(head["bias"]),
-                )
-                for head in data["heads"]
-            ),
-            _mixture(data["mixture"]),
+            tuple(EvidenceHead.from_json(head) for head in data["heads"]),
+            tuple(EvidenceHead.from_json(head) for head in data["sibling_heads"]),
+            float(data["noise_rate"]),
             NoiseRate.from_json(data["noise"]),
             Labelled(
                 np.array(labelled["matched"], dtype=bool),
@@ -109,11 +166,11 @@ def fit_judge(
     matched: Bools,
     *,
     pool_evidence: Sequence[npt.ArrayLike],
-    fit: Callable[..., BetaMixture],
     seed: int,
     noise: NoiseRate | None = None,
+    noise_rate: float | None = None,
 ) -> Judge:
-    """Fits heads and mixture.
+    """Fits a judge that does not look at siblings.
 
     Labelled pairs are scored by heads that were fitted without them (cross-validation): heads judge
     the pairs that they learned from too well, and every estimate that follows would be too rosy.
@@ -123,11 +180,41 @@ def fit_judge(
         labelled_similarity: [n].
         matched: [n] bool, at least two of each.
         pool_evidence: [m, e] for each network, of the pool without what is labelled; it sets the
-            scale of the evidence, and the mixture is fitted to its scores.
-        fit: `fit_mixture` with its settings bound.
+            scale of the evidence.
         seed: Of the folds.
-        noise: The noise rate, where it is known better than the mixture can tell.
+        noise: The noise rate, where it is known better than from these scores.
+        noise_rate: The noise rate to assume where the judged pairs are not the pool.
     """
+    heads, corrected = _fit_heads(
+        labelled_evidence, matched, pool_evidence=pool_evidence, seed=seed
+    )
+    if noise is not None:
+        rate = noise.value
+    elif noise_rate is not None:
+        rate = noise_rate
+    else:
+        passing = float((_mean(heads, pool_evidence) >= CUTOFF).mean())
+        passes = corrected >= CUTOFF
+        rate = float(
+            solve_rate(passing, float(passes[matched].mean()), float(passes[~matched].mean()))
+        )
+    return Judge(
+        heads,
+        (),
+        rate,
+        noise,
+        Labelled(matched, labelled_similarity, corrected, _posterior(corrected, rate)),
+    )
+
+
+def _fit_heads(
+    labelled_evidence: Sequence[npt.ArrayLike],
+    matched: Bools,
+    *,
+    pool_evidence: Sequence[npt.ArrayLike],
+    seed: int,
+) -> tuple[tuple[EvidenceHead, ...], Scores]:
+    """Returns the heads, and the labelled pairs' scores by heads that were fitted without them."""
     scales = [_scale(pool) for pool in pool_evidence]
     heads = tuple(
         EvidenceHead.fit(rows, matched, mean=mean, scale=scale)
@@ -138,22 +225,21 @@ def fit_judge(
         out_of_fold(rows, matched, mean=mean, scale=scale, folds=folds)
         for rows, (mean, scale) in zip(labelled_evidence, scales, strict=True)
     ]
-    scores: Scores = np.mean(unbiased, axis=0).astype(np.float32)
-    good, bad = scores[matched], scores[~matched]
-    pool = histogram(_mean(heads, pool_evidence))
-    mixture = fit(
-        pool,
-        matched=histogram(good),
-        mismatched=histogram(bad),
-    )
-    if noise is not None:
-        mixture = match_mean(mixture, pool, noise.value)
-    return Judge(
-        heads,
-        mixture,
-        noise,
-        Labelled(matched, labelled_similarity, scores, mixture.clean_probability(scores)),
-    )
+    return heads, np.mean(unbiased, axis=0).astype(np.float32)
+
+
+def _posterior(corrected: npt.ArrayLike, noise_rate: float) -> Scores:
+    rate = min(max(noise_rate, _MIN_RATE), 1 - _MIN_RATE)
+    matched = (1 - rate) * np.asarray(corrected, dtype=np.float64)
+    mismatched = rate * (1 - np.asarray(corrected, dtype=np.float64))
+    posterior: Scores = (matched / (matched + mismatched)).astype(np.float32)
+    return posterior
+
+
+def _joined(
+    evidence: Sequence[npt.ArrayLike], agreement: Scores, rows: Bools
+) -> list[npt.NDArray[np.float32]]:
+    return [np.column_stack([np.asarray(of_net)[rows], agreement[rows]]) for of_net in evidence]
 
 
 def _scale(pool: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -165,12 +251,6 @@ def _mean(heads: Sequence[EvidenceHead], evidence: Sequence[npt.ArrayLike]) -> S
     scores = [head(rows) for head, rows in zip(heads, evidence, strict=True)]
     mean: Scores = np.mean(scores, axis=0).astype(np.float32)
     return mean
-
-
-def _mixture(data: Mapping[str, Any]) -> BetaMixture:
-    return BetaMixture(
-        Beta(**data["matched"]), Beta(**data["mismatched"]), data["noise_rate"], data["fallback"]
-    )
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:

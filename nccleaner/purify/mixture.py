@@ -104,8 +104,7 @@ class BetaMixture:
     Attributes:
         matched: Distribution of matched pairs' scores.
         mismatched: Distribution of mismatched pairs' scores.
-        noise_rate: Weight of the mismatched component: the share of mismatched pairs, but after
-            `match_mean`.
+        noise_rate: Weight of the mismatched component: the share of mismatched pairs.
         fallback: Why the pool's own fit was not used and the components are those of the trusted
             pairs; empty if it was.
     """
@@ -119,11 +118,6 @@ class BetaMixture:
         """Posterior that pairs of these scores are matched; never falls where the score rises."""
         clipped = np.clip(np.asarray(scores, dtype=np.float64), _CLIP, 1 - _CLIP)
         return np.interp(clipped, _CENTRES, self._posterior()).astype(np.float32)
-
-    def crossing(self) -> float:
-        """The lowest score whose clean probability exceeds 0.5; 1 where none does."""
-        above = np.flatnonzero(self._posterior() > 0.5)
-        return float(_CENTRES[above[0]]) if above.size else 1.0
 
     def distance(self, other: BetaMixture) -> float:
         """The most that the noise rate or a component's mean differs, in [0, 1]."""
@@ -193,7 +187,7 @@ def fit_mixture(
             stop it at once: it starts where the trusted components have it at rest.
     """
     start = BetaMixture(Beta.fit(matched), Beta.fit(mismatched), 0.5)
-    start = fit_noise_rate(start, pool)
+    start = _fit_noise_rate(start, pool)
     if not pool.any():
         return start
     if start.matched.mean <= start.mismatched.mean:
@@ -240,7 +234,7 @@ def log_ratio(mixture: BetaMixture, scores: npt.ArrayLike) -> Floats:
     return ratio[_bins(scores)]
 
 
-def fit_noise_rate(mixture: BetaMixture, pool: Floats) -> BetaMixture:
+def _fit_noise_rate(mixture: BetaMixture, pool: Floats) -> BetaMixture:
     """Fits only the noise rate to a histogram, by EM, with the components held."""
     ratio = np.exp(
         np.clip(mixture.mismatched.log_density() - mixture.matched.log_density(), -50, 50)
@@ -253,23 +247,6 @@ def fit_noise_rate(mixture: BetaMixture, pool: Floats) -> BetaMixture:
         if moved < 1e-6:
             break
     return BetaMixture(mixture.matched, mixture.mismatched, rate, mixture.fallback)
-
-
-def match_mean(mixture: BetaMixture, pool: Floats, noise_rate: float) -> BetaMixture:
-    """Shifts the prior odds until the clean probabilities of the pool average 1 − `noise_rate`.
-
-    Calibration in the large, for a noise rate that is known better than from the mixture itself.
-    The weight of the mixture is then no noise rate any more, only what makes the mean right.
-    """
-    low, high = 1e-6, 1 - 1e-6
-    for _ in range(40):
-        weight = (low + high) / 2
-        shifted = BetaMixture(mixture.matched, mixture.mismatched, weight, mixture.fallback)
-        if pool @ (1 - shifted._posterior()) < noise_rate * pool.sum():
-            low = weight
-        else:
-            high = weight
-    return shifted
 
 
 def _anchor_weight(component: Floats, trusted: Floats) -> float:

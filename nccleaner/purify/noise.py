@@ -18,7 +18,7 @@ from nccleaner.purify.heads import EvidenceHead, out_of_fold, stratified_folds
 from nccleaner.purify.mixture import Floats
 
 # Where a matched and a mismatched pair are equally likely, if there are as many of both.
-_CUTOFF = 0.5
+CUTOFF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class NoiseRate:
     @property
     def value(self) -> float:
         """The noise rate, in [0, 1]."""
-        return float(_rate(self.passing, self.matched_passing, self.mismatched_passing))
+        return float(solve_rate(self.passing, self.matched_passing, self.mismatched_passing))
 
     def draws(self, count: int, rng: np.random.Generator) -> Floats:
         """Draws noise rates from the posterior of both shares under Jeffreys' prior, [count]."""
@@ -48,7 +48,7 @@ class NoiseRate:
             rng.beta(share * self.trusted + 0.5, (1 - share) * self.trusted + 0.5, count)
             for share in (self.matched_passing, self.mismatched_passing)
         )
-        rates: Floats = np.asarray(_rate(self.passing, *shares))
+        rates: Floats = np.asarray(solve_rate(self.passing, *shares))
         return rates
 
     @staticmethod
@@ -76,14 +76,23 @@ def estimate_noise_rate(
     scores = out_of_fold(labelled, is_matched, mean=mean, scale=scale, folds=folds)
     head = EvidenceHead.fit(labelled, is_matched, mean=mean, scale=scale)
     return NoiseRate(
-        float((head(evidence) >= _CUTOFF).mean()),
-        float((scores[is_matched] >= _CUTOFF).mean()),
-        float((scores[~is_matched] >= _CUTOFF).mean()),
+        float((head(evidence) >= CUTOFF).mean()),
+        float((scores[is_matched] >= CUTOFF).mean()),
+        float((scores[~is_matched] >= CUTOFF).mean()),
         int(is_matched.sum()),
     )
 
 
-def _rate(passing: float, matched: float | Floats, mismatched: float | Floats) -> float | Floats:
+def solve_rate(
+    passing: float, matched: float | Floats, mismatched: float | Floats
+) -> float | Floats:
+    """Returns the noise rate at which these shares of both kinds make up the share of all.
+
+    Args:
+        passing: Share of all pairs that passes a cut-off, in [0, 1].
+        matched: Share of the matched pairs that does; one, or [draws].
+        mismatched: Share of the mismatched pairs that does, likewise.
+    """
     # Scores that tell nothing apart say nothing: the bound keeps the quotient finite.
     apart = np.maximum(np.asarray(matched) - mismatched, 1e-3)
     rate: Floats = np.clip((matched - passing) / apart, 0, 1)

@@ -69,14 +69,14 @@ def first_belief(
 
 
 def next_belief(first: Scores, scores: Scores) -> Scores:
-    """Judges the pool by a network's corrected similarities and the first belief together.
+    """Judges the pool by what a network picks and the first belief together.
 
     Components are fitted to the pool's scores weighted by the current belief, and the belief
     becomes the posterior whose prior odds are the first belief's; a few rounds of this are EM.
 
     Args:
         first: [n], `clean_probability` of the first belief.
-        scores: [n], corrected similarities in (0, 1).
+        scores: [n] in (0, 1), how likely the network picks each pair among others.
 
     Returns:
         [n], in [0, 1].

@@ -21,16 +21,22 @@ from torch import Tensor
 
 from nccleaner.errors import RunError
 from nccleaner.files import replace_file
+from nccleaner.model.contrast import REFERENCES, Contrast
 from nccleaner.model.mfsr import MainNet
 from nccleaner.model.mscn import MetaNet
 from nccleaner.purify.frozen import Frozen, FrozenEvidence
 from nccleaner.purify.judge import Judge
-from nccleaner.train.networks import Architecture, build_networks
+from nccleaner.purify.siblings import Siblings
+from nccleaner.train.networks import Architecture, build_networks, read_own_backbone
 from nccleaner.train.objective import pair_logits
 from nccleaner.train.pairs import Features, Pairs
 
+Scores = npt.NDArray[np.float32]
+
+# Rounds in which siblings are weighed by what the last one made of them.
+SIBLING_ROUNDS = 2
 _BLOCK_ROWS = 4096
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 class Evidence(NamedTuple):
@@ -38,12 +44,25 @@ class Evidence(NamedTuple):
 
     Attributes:
         similarity: [n] in [-1, 1], mean cosine of the networks' semantic parts.
-        of_networks: For each network [n, e]: the logit of its corrected similarity, the cosine of
-            the other network, and the frozen evidence.
+        of_networks: For each network [n, 2]: the logit of its corrected similarity, and the cosine
+            of the other network (of itself where it is the only one).
+        contrast: [n, 2], how the pair stands among alternatives.
+        frozen: [n, 4], what frozen features say; no columns where captions come as tokens.
+        siblings: The pairs as siblings of each other; None where that is no evidence.
     """
 
-    similarity: npt.NDArray[np.float32]
-    of_networks: tuple[npt.NDArray[np.float32], ...]
+    similarity: Scores
+    of_networks: tuple[Scores, ...]
+    contrast: Scores
+    frozen: Scores
+    siblings: Siblings | None
+
+    def of_rows(self, rows: slice | npt.NDArray[np.bool_]) -> list[Scores]:
+        """Returns for each network all that is known of some pairs by themselves, [rows, e]."""
+        return [
+            np.concatenate([own[rows], self.contrast[rows], self.frozen[rows]], axis=1)
+            for own in self.of_networks
+        ]
 
 
 class Scored(NamedTuple):
@@ -72,10 +91,12 @@ class Scorer:
 
     Args:
         architecture: Shape of the networks.
-        networks: Main and meta network, two of each.
+        networks: Main and meta network, two of each or one.
         frozen: The frozen evidence; None where captions come as tokens.
+        siblings: Whether agreement with the other captions of an image is evidence.
         judges: None until they are fitted; then `score` works.
         tokenizer: Of captions that come as tokens, as JSON text; else empty.
+        contrast: The alternatives; None until they are found; then `gather` works.
     """
 
     def __init__(
@@ -84,12 +105,16 @@ class Scorer:
         architecture: Architecture,
         networks: Sequence[tuple[MainNet, MetaNet]],
         frozen: FrozenEvidence | None,
+        siblings: bool,
         judges: Judges | None,
         tokenizer: str,
+        contrast: Contrast | None = None,
     ) -> None:
         self.architecture = architecture
         self.networks = [(main_net.eval(), meta_net.eval()) for main_net, meta_net in networks]
         self.frozen = frozen
+        self.contrast = contrast
+        self.siblings = siblings
         self.judges = judges
         self.tokenizer = tokenizer
 
@@ -107,6 +132,18 @@ class Scorer:
         return self._join([self._parts(main, "text", texts) for main, _ in self.networks])
 
     @torch.inference_mode()
+    def find_alternatives(
+        self, features: Features, pool: Pairs, *, identities: Int[Tensor, " images"], seed: int
+    ) -> None:
+        """Draws the references of `contrast` from the pool by seed."""
+        drawn = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
+        pairs = pool.take(drawn[:REFERENCES].to(pool.image_rows.device))
+        images, texts = features.of(pairs)
+        self.contrast = Contrast(
+            self.embed_images(images), self.embed_texts(texts), identities[pairs.image_rows]
+        )
+
+    @torch.inference_mode()
     def gather(
         self, features: Features, pairs: Pairs, *, identities: Int[Tensor, " images"]
     ) -> Evidence:
@@ -117,57 +154,83 @@ class Scorer:
             pairs: What to look at.
             identities: A number from the content of each image of `features`.
         """
-        logits, cosines = [], []
+        assert self.contrast is not None, "alternatives are found before evidence is gathered"
+        logits, cosines, embedded = [], [], []
         for main_net, meta_net in self.networks:
             images = self._parts(main_net, "image", features.images)
             texts = self._parts(main_net, "text", features.texts)
+            embedded.append((images, texts))
             blocks = [
                 (images[block.image_rows], texts[block.text_rows]) for block in _blocks(pairs)
             ]
             cosines.append(_cat([(image * text).sum(dim=1) for image, text in blocks]))
             logits.append(_cat([pair_logits(main_net, meta_net, *block) for block in blocks]))
-        frozen = self._frozen_evidence(features, pairs, identities)
-        of_networks = tuple(
-            torch.cat([torch.stack([logits[net], cosines[1 - net]], dim=1), frozen], dim=1)
-            for net in range(len(self.networks))
-        )
-        similarity = torch.stack(cosines).mean(dim=0)
+        images, texts = (self._join(list(parts)) for parts in zip(*embedded, strict=True))
+        contrast = [
+            self.contrast.of(
+                images[block.image_rows], texts[block.text_rows], identities[block.image_rows]
+            )
+            for block in _blocks(pairs)
+        ]
+        siblings = None
+        if self.siblings and self.frozen is not None:
+            among = Siblings.among(pairs, features.texts, self.frozen.of_texts)
+            siblings = among if among.exist() else None
         return Evidence(
-            similarity.cpu().numpy(), tuple(evidence.cpu().numpy() for evidence in of_networks)
+            torch.stack(cosines).mean(dim=0).cpu().numpy(),
+            tuple(
+                torch.stack([logits[net], cosines[net - 1]], dim=1).cpu().numpy()
+                for net in range(len(self.networks))
+            ),
+            torch.cat([images.new_zeros(0, 2), *contrast]).cpu().numpy(),
+            self._frozen_evidence(features, pairs, identities).cpu().numpy(),
+            siblings,
         )
 
     def score(self, evidence: Evidence, *, fitted: npt.NDArray[np.bool_]) -> Scored:
-        """Scores pairs by the judge of their standing.
+        """Scores pairs by the judge of their standing; siblings by what is believed of them.
 
         Args:
             evidence: As `gather` gives it.
             fitted: [n], whether the networks were trained on the pair.
         """
         assert self.judges is not None, "judges are fitted before anything is scored"
-        corrected = np.empty(len(fitted), dtype=np.float32)
+        corrected = self._judge(evidence, fitted, None)
+        if evidence.siblings is not None:
+            for _ in range(SIBLING_ROUNDS):
+                agreement = evidence.siblings.agreement(corrected)
+                corrected = self._judge(evidence, fitted, agreement)
         clean = np.empty(len(fitted), dtype=np.float32)
         for judge, rows in ((self.judges.fitted, fitted), (self.judges.unseen, ~fitted)):
-            corrected[rows] = judge.corrected_similarity(
-                [rows_of_net[rows] for rows_of_net in evidence.of_networks]
-            )
-            clean[rows] = judge.mixture.clean_probability(corrected[rows])
+            clean[rows] = judge.clean_probability(corrected[rows])
         return Scored(evidence.similarity.clip(-1, 1), corrected, clean)
+
+    def _judge(
+        self, evidence: Evidence, fitted: npt.NDArray[np.bool_], agreement: Scores | None
+    ) -> Scores:
+        assert self.judges is not None
+        corrected = np.empty(len(fitted), dtype=np.float32)
+        for judge, rows in ((self.judges.fitted, fitted), (self.judges.unseen, ~fitted)):
+            corrected[rows] = judge.corrected_similarity(
+                evidence.of_rows(rows), None if agreement is None else agreement[rows]
+            )
+        return corrected
 
     def save(self, path: Path) -> str:
         """Writes the scorer as one safetensors file; returns its identity."""
         from safetensors.torch import save_file
 
         assert self.judges is not None, "a scorer is saved when it can score"
-        tensors = {}
-        for index, nets in enumerate(self.networks):
-            for kind, net in zip(("main_net", "meta_net"), nets, strict=True):
-                for name, value in net.state_dict().items():
-                    tensors[f"{kind}.{index}.{name}"] = value
+        tensors = network_tensors(self.networks)
         if self.frozen is not None:
             for name, value in self.frozen.tensors().items():
                 tensors[f"frozen.{name}"] = value
+        assert self.contrast is not None
+        for name, value in asdict(self.contrast).items():
+            tensors[f"contrast.{name}"] = value
         description = {
             "layout": _LAYOUT,
+            "siblings": self.siblings,
             "architecture": asdict(self.architecture),
             "judges": {
                 "fitted": self.judges.fitted.to_json(),
@@ -215,9 +278,11 @@ class Scorer:
     def _restore(description: dict[str, Any], tensors: dict[str, Tensor], device: str) -> Scorer:
         architecture = Architecture(**description["architecture"])
         networks = []
-        for index in range(2):
+        for index in range(len(description["judges"]["fitted"]["heads"])):
             main_net, meta_net = build_networks(architecture, seed=0)
             main_net.load_state_dict(_under(tensors, f"main_net.{index}."))
+            if architecture.fine_tuned:
+                read_own_backbone(main_net, index)
             meta_net.load_state_dict(_under(tensors, f"meta_net.{index}."))
             networks.append((main_net.to(device), meta_net.to(device)))
         frozen = _under(tensors, "frozen.")
@@ -226,17 +291,20 @@ class Scorer:
             architecture=architecture,
             networks=networks,
             frozen=FrozenEvidence.from_tensors(frozen) if frozen else None,
+            siblings=bool(description["siblings"]),
+            contrast=Contrast(**_under(tensors, "contrast.")),
             judges=Judges(**judges),
             tokenizer=description["tokenizer"],
         )
 
     def _parts(self, main_net: MainNet, modality: str, rows: Tensor) -> Float[Tensor, "n d"]:
         separate = main_net.separate_images if modality == "image" else main_net.separate_texts
+        device = main_net.log_inverse_temperature.device
         return torch.cat(
             [
-                torch.empty(0, self.architecture.joint_width, device=rows.device),
+                torch.empty(0, self.architecture.joint_width, device=device),
                 *(
-                    separate(block).semantic
+                    separate(block.to(device)).semantic
                     for block in torch.split(rows, _BLOCK_ROWS)
                     if len(block)
                 ),
@@ -248,19 +316,25 @@ class Scorer:
         return joined
 
     def _frozen_evidence(self, features: Features, pairs: Pairs, identities: Tensor) -> Tensor:
+        device = pairs.image_rows.device
         if self.frozen is None:
-            return features.images.new_zeros((len(pairs), 0), dtype=torch.float32)
-        blocks = [
-            self.frozen.of(
-                Frozen(
-                    features.images[block.image_rows].float(),
-                    features.texts[block.text_rows].float(),
-                    identities[block.image_rows],
-                )
-            )
-            for block in _blocks(pairs)
-        ]
-        return torch.cat([features.images.new_zeros((0, 4), dtype=torch.float32), *blocks])
+            return torch.zeros(len(pairs), 0, device=device)
+        blocks = []
+        for block in _blocks(pairs):
+            images, texts = features.of(block)
+            rows = Frozen(images.float(), texts.float(), identities[block.image_rows])
+            blocks.append(self.frozen.of(rows))
+        return torch.cat([torch.zeros(0, 4, device=device), *blocks])
+
+
+def network_tensors(networks: Sequence[tuple[MainNet, MetaNet]]) -> dict[str, Tensor]:
+    """Returns the weights of networks by the names that they have in a file."""
+    return {
+        f"{kind}.{index}.{name}": value
+        for index, nets in enumerate(networks)
+        for kind, net in zip(("main_net", "meta_net"), nets, strict=True)
+        for name, value in net.state_dict().items()
+    }
 
 
 def scorer_identity(path: Path) -> str:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 
@@ -13,9 +11,9 @@ from nccleaner.purify.decide import (
     price,
 )
 from nccleaner.purify.judge import fit_judge
-from nccleaner.purify.mixture import fit_mixture, histogram
+from nccleaner.purify.mixture import histogram
+from nccleaner.purify.noise import NoiseRate
 
-FIT = partial(fit_mixture, prior="anchor", max_iterations=10, tolerance=1e-3)
 CUT_OFF = Decision("corrected_similarity", 0.55, "threshold")
 
 
@@ -81,20 +79,17 @@ def test_the_ends_of_the_range_are_scores_too(column, low):
 
 
 def one_evidence(matched, rng):
-    """Logits of scores whose two densities have the ratio s : 1 - s.
-
-    The head leaves such evidence as it is, so that the mixture's assumption holds: scores are Beta.
-    """
+    """Logits of scores whose two densities have the ratio s : 1 - s; the head leaves them so."""
     scores = rng.beta(0.8 + matched, 1.8 - matched)
     return np.log(scores / (1 - scores))[:, None]
 
 
 def normal_evidence(matched, rng):
-    """Two normal distributions, whose scores are no Betas."""
+    """Two normal distributions."""
     return rng.normal(size=(len(matched), 1)) + np.where(matched, 1.3, -1.3)[:, None]
 
 
-def standing_of(rate, *, seed, count=2000, labelled=120, one_evidence=one_evidence):
+def standing_of(rate, *, seed, count=2000, labelled=120, one_evidence=one_evidence, noise=None):
     """A pool, its judge, and the truth: what price should say of `CUT_OFF`."""
     rng = np.random.default_rng(seed)
     truth = rng.random(count) > rate
@@ -106,8 +101,8 @@ def standing_of(rate, *, seed, count=2000, labelled=120, one_evidence=one_eviden
         np.zeros(labelled, np.float32),
         matched,
         pool_evidence=[pool],
-        fit=FIT,
         seed=seed,
+        noise=noise,
     )
     scores = judge.corrected_similarity([pool])
     kept = CUT_OFF.keeps(scores)
@@ -141,8 +136,19 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(evidence):
             assert interval is not None
             covered[part] += interval.low <= facts[part] <= interval.high
 
-    # Measured are 91 to 96 % of 200; fewer than 85 of 100 would be rare.
+    # Measured are 92 to 97 % of 200; fewer than 85 of 100 would be rare.
     assert (covered >= 85).all(), covered / count
+
+
+def test_a_noise_rate_that_is_known_is_what_the_price_rests_on():
+    known = NoiseRate(passing=0.7, matched_passing=0.9, mismatched_passing=0.1, trusted=400)
+    standing, _ = standing_of(0.5, seed=3, noise=known)
+
+    cost = price(CUT_OFF, [standing], seed=0)
+
+    assert cost.before.value == pytest.approx(known.value)
+    by_draws = np.quantile(known.draws(20_000, np.random.default_rng(1)), [0.025, 0.975])
+    assert (cost.before.low, cost.before.high) == pytest.approx(tuple(by_draws), abs=0.01)
 
 
 def test_keeping_everything_loses_nothing(standing):

@@ -40,7 +40,7 @@ def fit(pool, *, matched=None, mismatched=None, prior="anchor", max_iterations=1
 
 def assert_usable(mixture):
     grid = mixture.clean_probability(np.linspace(0, 1, 1001))
-    assert np.isfinite([mixture.matched.mean, mixture.mismatched.mean, mixture.crossing()]).all()
+    assert np.isfinite([mixture.matched.mean, mixture.mismatched.mean]).all()
     assert 0 <= mixture.noise_rate <= 1
     assert ((grid >= 0) & (grid <= 1)).all()
     assert (np.diff(grid) >= -1e-6).all()
@@ -149,9 +149,6 @@ def test_the_posterior_is_bayes_rule():
     mismatched = 0.3 * stats.beta.pdf(scores, *MISMATCHED)
     expected = matched / (matched + mismatched)
     assert np.allclose(mixture.clean_probability(scores), expected, atol=1e-4)
-    crossing = mixture.crossing()
-    assert mixture.clean_probability([crossing - 1e-3])[0] < 0.5
-    assert mixture.clean_probability([crossing + 1e-3])[0] > 0.5
 
 
 def test_the_tails_of_a_wide_component_do_not_turn_the_posterior_back():
@@ -173,7 +170,6 @@ def test_the_tails_of_a_wide_component_do_not_turn_the_posterior_back():
 def test_a_pool_of_one_kind_is_all_of_it(rate, expected):
     mixture = BetaMixture(Beta(*MATCHED), Beta(*MISMATCHED), rate)
     assert (mixture.clean_probability([0.0, 0.5, 1.0]) == expected).all()
-    assert mixture.crossing() == pytest.approx(1 - expected, abs=2e-3)
 
 
 # The fit

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nccleaner.purify.mixture import Beta, BetaMixture, histogram, match_mean
-from nccleaner.purify.noise import NoiseRate, estimate_noise_rate
+from nccleaner.purify.noise import NoiseRate, estimate_noise_rate, solve_rate
 
 
 def population(rng, matched, mismatched):
@@ -35,9 +34,15 @@ def test_evidence_that_tells_nothing_apart_gives_a_rate_in_range():
     assert np.isfinite(noise.draws(100, np.random.default_rng(0))).all()
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.3, 0.7])
-def test_clean_probabilities_average_what_the_rate_leaves(rate):
-    rng = np.random.default_rng(1)
-    scores = np.concatenate([rng.beta(6, 2, 3000), rng.beta(2, 5, 2000)])
-    mixture = match_mean(BetaMixture(Beta(6, 2), Beta(2, 5), 0.5), histogram(scores), rate)
-    assert mixture.clean_probability(scores).mean() == pytest.approx(1 - rate, abs=2e-3)
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize(("matched", "mismatched"), [(0.9, 0.1), (0.6, 0.5), (1.0, 0.0)])
+def test_the_rate_that_was_mixed_is_solved_for(rate, matched, mismatched):
+    passing = (1 - rate) * matched + rate * mismatched
+    assert solve_rate(passing, matched, mismatched) == pytest.approx(rate)
+    drawn = solve_rate(passing, np.array([matched, passing]), np.array([mismatched, 0.0]))
+    assert drawn == pytest.approx([rate, 0.0])
+
+
+def test_shares_that_no_rate_explains_give_the_nearest():
+    assert solve_rate(0.95, 0.9, 0.1) == 0
+    assert solve_rate(0.05, 0.9, 0.1) == 1

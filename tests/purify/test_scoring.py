@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -12,13 +12,12 @@ from nccleaner.errors import RunError
 from nccleaner.purify import scoring as module
 from nccleaner.purify.frozen import Frozen, FrozenEvidence
 from nccleaner.purify.judge import fit_judge
-from nccleaner.purify.mixture import fit_mixture
 from nccleaner.purify.scoring import Judges, Scorer, scorer_identity
+from nccleaner.purify.siblings import Siblings
 from nccleaner.train.networks import Architecture, build_networks
 from nccleaner.train.pairs import Features, Pairs
 
 COUNT = 120
-FIT = partial(fit_mixture, prior="anchor", max_iterations=10, tolerance=1e-3)
 
 
 def architecture(vocabulary=0):
@@ -65,26 +64,33 @@ def scorer(features, pairs):
         generator=torch.Generator().manual_seed(0),
     )
     made = Scorer(
-        architecture=architecture(), networks=networks, frozen=frozen, judges=None, tokenizer=""
+        architecture=architecture(),
+        networks=networks,
+        frozen=frozen,
+        siblings=False,
+        judges=None,
+        tokenizer="",
     )
     made.judges = judges_of(made, features, pairs)
     return made
 
 
 def judges_of(scorer, features, pairs):
-    evidence = scorer.gather(features, pairs, identities=IDENTITIES)
+    """Finds the alternatives, and fits two judges, so unlike that it matters who judges."""
+    scorer.find_alternatives(features, pairs, identities=IDENTITIES, seed=0)
+    evidence = gather(scorer, features, pairs)
     judges = [
         fit_judge(
-            evidence.of_networks,
+            evidence.of_rows(slice(None)),
             evidence.similarity,
             np.arange(len(pairs)) < COUNT,
-            pool_evidence=evidence.of_networks,
-            fit=FIT,
+            pool_evidence=evidence.of_rows(slice(None)),
             seed=seed,
+            noise_rate=rate,
         )
-        for seed in range(2)
+        for seed, rate in ((0, 0.3), (1, 0.5))
     ]
-    judges[1].heads[0].weights[0] += 1.0  # so that it matters who judges
+    judges[1].heads[0].weights[0] += 1.0
     return Judges(*judges)
 
 
@@ -101,13 +107,73 @@ def test_the_product_of_embeddings_is_the_similarity(scorer, features, pairs):
     torch.testing.assert_close(texts.norm(dim=1), torch.ones(COUNT))
 
 
-def test_evidence_is_logit_other_networks_cosine_and_frozen(scorer, features, pairs):
+def test_evidence_is_logit_other_networks_cosine_contrast_and_frozen(scorer, features, pairs):
     evidence = gather(scorer, features, pairs)
 
-    assert [rows_of.shape for rows_of in evidence.of_networks] == [(2 * COUNT, 6)] * 2
-    cosines = [rows_of[:, 1] for rows_of in evidence.of_networks]
+    assert [own.shape for own in evidence.of_networks] == [(2 * COUNT, 2)] * 2
+    cosines = [own[:, 1] for own in evidence.of_networks]
     np.testing.assert_allclose(np.mean(cosines, axis=0), evidence.similarity, atol=1e-6)
-    np.testing.assert_array_equal(evidence.of_networks[0][:, 2:], evidence.of_networks[1][:, 2:])
+    assert (evidence.contrast.shape, evidence.frozen.shape) == ((2 * COUNT, 2), (2 * COUNT, 4))
+    assert evidence.siblings is None
+    some = np.arange(2 * COUNT) % 3 == 0
+    for own, whole in zip(evidence.of_networks, evidence.of_rows(some), strict=True):
+        expected = [own[some], evidence.contrast[some], evidence.frozen[some]]
+        np.testing.assert_array_equal(whole, np.column_stack(expected))
+
+
+def test_alternatives_are_pairs_of_the_pool_drawn_by_seed(scorer, features, pairs):
+    drawn = []
+    for seed in (0, 0, 1):
+        scorer.find_alternatives(features, pairs, identities=IDENTITIES, seed=seed)
+        drawn.append(scorer.contrast)
+    scorer.find_alternatives(features, pairs, identities=IDENTITIES, seed=0)
+
+    assert torch.equal(drawn[0].images, drawn[1].images)
+    assert not torch.equal(drawn[0].identities, drawn[2].identities)
+    assert sorted(drawn[0].identities.tolist()) == sorted(2 * list(range(COUNT)))
+    images = scorer.embed_images(features.images)
+    torch.testing.assert_close(drawn[0].images, images[drawn[0].identities])
+    evidence = gather(scorer, features, pairs)
+    by_hand = scorer.contrast.of(
+        images[pairs.image_rows],
+        scorer.embed_texts(features.texts)[pairs.text_rows],
+        IDENTITIES[pairs.image_rows],
+    )
+    np.testing.assert_allclose(evidence.contrast, by_hand, atol=1e-4)
+
+
+def test_a_large_pool_gives_only_so_many_alternatives(scorer, features, pairs, monkeypatch):
+    monkeypatch.setattr(module, "REFERENCES", 10)
+    scorer = alone(scorer, networks=2)
+    scorer.find_alternatives(features, pairs, identities=IDENTITIES, seed=0)
+
+    assert [len(part) for part in asdict(scorer.contrast).values()] == [10, 10, 10]
+
+
+def alone(scorer, *, networks, siblings=False):
+    """A scorer with some of the networks of another; without judges."""
+    return Scorer(
+        architecture=scorer.architecture,
+        networks=scorer.networks[:networks],
+        frozen=scorer.frozen,
+        siblings=siblings,
+        judges=None,
+        tokenizer="",
+    )
+
+
+def test_one_network_is_its_own_other(scorer, features, pairs, tmp_path):
+    single = alone(scorer, networks=1)
+    single.judges = judges_of(single, features, pairs)
+    evidence = gather(single, features, pairs)
+    (own,), (first, _) = evidence.of_networks, gather(scorer, features, pairs).of_networks
+    np.testing.assert_array_equal(own[:, 0], first[:, 0])
+    np.testing.assert_array_equal(own[:, 1], evidence.similarity)
+
+    identity = single.save(tmp_path / "single.safetensors")
+    restored = Scorer.load(tmp_path / "single.safetensors", device="cpu")
+    assert len(restored.networks) == 1
+    assert restored.save(tmp_path / "again.safetensors") == identity
 
 
 def test_scores_are_in_their_ranges_and_do_not_depend_on_portions(
@@ -149,6 +215,87 @@ def test_a_shard_without_a_pair_has_no_scores(scorer, features):
     assert [len(column) for column in scores] == [0, 0, 0]
 
 
+# Siblings
+
+
+@pytest.fixture(scope="module")
+def family(scorer, features):
+    """A scorer that hears siblings; four captions an image, of which one is another image's.
+
+    Images say little of their captions, so that siblings matter.
+    """
+    drawn = torch.randn(2, COUNT, 10, generator=torch.Generator().manual_seed(0)).half()
+    texts = features.texts[::4].repeat_interleave(4, dim=0) + 0.5 * drawn[0]
+    given = Features(features.images + 10 * drawn[1], texts)
+    captions = torch.arange(COUNT)
+    moved = captions % 4 == 0
+    captions = torch.where(moved, (captions + 40) % COUNT, captions)
+    pairs = rows(torch.arange(COUNT) // 4 * 4, captions)
+    hearing = alone(scorer, networks=2, siblings=True)
+    hearing.find_alternatives(given, pairs, identities=IDENTITIES, seed=0)
+    evidence = gather(hearing, given, pairs)
+    known = evidence.of_rows(slice(None))
+    judge = fit_judge(
+        known, evidence.similarity, ~moved.numpy(), pool_evidence=known, seed=0, noise_rate=0.25
+    )
+    agreement = evidence.siblings.agreement(np.ones(COUNT))
+    fitted = judge.with_siblings(
+        known, agreement, pool_evidence=known, pool_agreement=agreement, seed=0
+    )
+    assert fitted.sibling_heads
+    hearing.judges = Judges(fitted, judge)
+    return hearing, given, pairs
+
+
+def test_siblings_are_weighed_by_what_is_believed_of_them(family):
+    scorer, features, pairs = family
+    evidence = gather(scorer, features, pairs)
+    siblings = Siblings.among(pairs, features.texts, scorer.frozen.of_texts)
+    judge, known = scorer.judges.fitted, evidence.of_rows(slice(None))
+    rounds = [judge.corrected_similarity(known)]
+    for _ in range(2):
+        rounds.append(judge.corrected_similarity(known, siblings.agreement(rounds[-1])))
+
+    scores = scorer.score(evidence, fitted=np.ones(COUNT, dtype=bool))
+
+    np.testing.assert_array_equal(scores.corrected_similarity, rounds[2])
+    np.testing.assert_array_equal(scores.clean_probability, judge.clean_probability(rounds[2]))
+    assert np.abs(rounds[1] - rounds[0]).max() > 0.01 < np.abs(rounds[2] - rounds[0]).max()
+    assert not np.array_equal(rounds[2], rounds[1])
+
+
+def test_a_judge_that_does_not_hear_siblings_scores_without(family):
+    scorer, features, pairs = family
+    evidence = gather(scorer, features, pairs)
+
+    scores = scorer.score(evidence, fitted=np.zeros(COUNT, dtype=bool))
+
+    expected = scorer.judges.unseen.corrected_similarity(evidence.of_rows(slice(None)))
+    np.testing.assert_array_equal(scores.corrected_similarity, expected)
+
+
+def test_one_caption_an_image_has_no_siblings(family):
+    scorer, features, _ = family
+    evidence = gather(scorer, features, rows(torch.arange(COUNT)))
+
+    assert evidence.siblings is None
+    assert np.isfinite(scorer.score(evidence, fitted=np.ones(COUNT, dtype=bool))).all()
+
+
+def test_a_file_restores_that_siblings_are_heard(family, tmp_path):
+    scorer, features, pairs = family
+    scorer.save(tmp_path / "scorer.safetensors")
+    restored = Scorer.load(tmp_path / "scorer.safetensors", device="cpu")
+
+    fitted = np.arange(COUNT) % 2 == 0
+    before, after = (
+        each.score(gather(each, features, pairs), fitted=fitted) for each in (scorer, restored)
+    )
+    assert gather(restored, features, pairs).siblings is not None
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 # Files
 
 
@@ -174,6 +321,7 @@ def test_captions_may_come_as_tokens(pairs, features, tmp_path):
         architecture=architecture(vocabulary=20),
         networks=networks,
         frozen=None,
+        siblings=False,
         judges=None,
         tokenizer="{}",
     )
@@ -183,7 +331,7 @@ def test_captions_may_come_as_tokens(pairs, features, tmp_path):
     restored = Scorer.load(tmp_path / "scorer.safetensors", device="cpu")
 
     before, after = gather(scorer, given, pairs), gather(restored, given, pairs)
-    assert before.of_networks[0].shape == (2 * COUNT, 2)
+    assert before.frozen.shape == (2 * COUNT, 0)
     np.testing.assert_array_equal(before.of_networks[1], after.of_networks[1])
 
 
@@ -211,8 +359,10 @@ def rewrite(path, metadata=None, drop=None):
         lambda path: rewrite(path, metadata={"nccleaner": "{"}),
         lambda path: rewrite(path, metadata={"nccleaner": "[1]"}),
         lambda path: rewrite(path, metadata={"nccleaner": '{"layout": 1}'}),
+        lambda path: rewrite(path, metadata={"nccleaner": '{"layout": 2}'}),
         lambda path: rewrite(path, metadata={"nccleaner": '{"layout": 99}'}),
         lambda path: rewrite(path, drop="frozen.image_mean"),
+        lambda path: rewrite(path, drop="contrast.texts"),
         lambda path: rewrite(path, drop="main_net.0.image_tower.linear.weight"),
     ],
     ids=str,
