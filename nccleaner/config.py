@@ -6,10 +6,15 @@ resolved configuration in `run.json`.
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nccleaner.errors import UsageError
 
 
 class _Section(BaseModel):
@@ -40,14 +45,19 @@ class EncodersConfig(_Section):
     """The frozen backbones, and where they run."""
 
     image: str = Field(
-        "efficientnet-lite0", description="efficientnet-lite0, resnet50 or resnet152."
+        "efficientnet-lite0",
+        description="efficientnet-lite0, resnet50, resnet152, or open_clip:MODEL/WEIGHTS; WEIGHTS "
+        "is a tag that open_clip knows or a local file.",
     )
     image_weights: Path | None = Field(
-        None, description="A local file of weights (.pth or .safetensors) for the image encoder."
+        None,
+        description="A local file of weights (.pth or .safetensors) for the image encoder; one of "
+        "open_clip names its own.",
     )
     text: str = Field(
         "minilm",
-        description="minilm, a folder with a sentence encoder, or gru (trained from the captions).",
+        description="minilm, a folder with a sentence encoder, open_clip:MODEL/WEIGHTS, or gru "
+        "(trained from the captions).",
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     batch_size: int = Field(64, ge=1, description="Images or captions in one forward pass.")
@@ -76,27 +86,57 @@ class ModelConfig(_Section):
     joint_width: int = Field(512, ge=8, description="D, width of the joint space.")
     similarity_width: int = Field(64, ge=4, description="S, width of a similarity vector.")
     meta_hidden_width: int = Field(64, ge=1, description="Hidden width of the meta network.")
-    dropout: float = Field(0.6, ge=0, lt=1, description="Of the frozen features, while training.")
+    dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Of the frozen features, while training; None: 0.6 for pools under 20,000 "
+        "pairs, whose mismatched captions are soon known by heart, and 0.4 for larger ones.",
+    )
     temperature: float = Field(0.05, gt=0, description="Start of InfoNCE's temperature.")
-    vocabulary: int = Field(10_000, ge=300, description="Token ids, for text: gru.")
-    max_tokens: int = Field(64, ge=4, description="Tokens of a caption, for text: gru.")
+    vocabulary: int = Field(
+        10_000, ge=300, description="Token ids, for text: gru and caption reconstruction."
+    )
+    max_tokens: int = Field(
+        64, ge=4, description="Tokens of a caption, for text: gru and caption reconstruction."
+    )
     embedding_width: int = Field(300, ge=8, description="Width of a token's embedding.")
     gru_layers: int = Field(1, ge=1, description="Layers of the GRU (4 in the paper).")
+    generator_width: int = Field(
+        64, ge=1, description="Channels of the generator's last layer, for image reconstruction."
+    )
+
+    def dropout_for(self, pairs: int) -> float:
+        """Returns the dropout for a pool of `pairs`."""
+        if self.dropout is not None:
+            return self.dropout
+        return 0.6 if pairs < 20_000 else 0.4
 
 
 class TrainConfig(_Section):
     """How the networks are trained (METHOD 2 and 3)."""
 
     max_pairs: int = Field(1_000_000, ge=100, description="Pairs in the pool; a seeded sample.")
-    epochs: int = Field(12, ge=1, description="Passes over the pool, warm-up included.")
+    networks: int = Field(
+        2, ge=1, le=2, description="2 networks train each other; 1 trains on what itself believes."
+    )
+    epochs: int = Field(8, ge=1, description="Passes over the pool, warm-up included.")
     min_steps: int = Field(
-        400, ge=0, description="Steps at least: a small pool is passed over more often."
+        550, ge=0, description="Steps at least: a small pool is passed over more often."
     )
     warm_up: float = Field(
         0.25, gt=0, lt=1, description="Share of the epochs before the first purification."
     )
     batch_size: int = Field(128, ge=8, description="Pairs of the pool in a step.")
     trusted_batch_size: int = Field(64, ge=4, description="Trusted matched pairs in a step.")
+    schedule: Literal["cosine", "step"] = Field(
+        "cosine",
+        description="cosine: the main rate falls along a cosine, the meta rate stays; step: both "
+        "fall once to a tenth, and during warm-up the meta networks learn at the main rate.",
+    )
+    fall_at: float = Field(
+        0.6, gt=0, le=1, description="Share of all steps after which rates fall, with step."
+    )
     learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the main networks.")
     meta_learning_rate: float = Field(1e-3, gt=0, description="Rate of the meta networks.")
     weight_decay: float = Field(0.0, ge=0, description="Of the main networks.")
@@ -104,17 +144,51 @@ class TrainConfig(_Section):
     averaging: float = Field(
         0.98, ge=0, lt=1, description="Decay of the averaged weights that score; 0: the last ones."
     )
-    meta_gradient: Literal["direct", "exact"] = Field(
-        "direct", description="How the meta gradient is taken."
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto",
+        description="Of the losses; bf16: autocast; auto: bf16 on CUDA, float32 on a CPU. Products "
+        "of float32 round their factors where the hardware is faster so.",
+    )
+    log_every: int = Field(50, ge=1, description="Steps between two lines of metrics.jsonl.")
+    hard_mismatched: bool = Field(
+        True, description="Half of the meta networks' mismatched pairs are hard ones."
+    )
+    learn_trusted: bool = Field(
+        True,
+        description="The main networks are trained on the trusted pairs of the meta part too, "
+        "unless their scores decide what is believed.",
+    )
+    meta_gradient: Literal["direct", "finite_difference", "exact", "none"] = Field(
+        "direct",
+        description="How the meta gradient is taken; none: the meta networks are not trained.",
     )
     info_nce: float = Field(1.0, ge=0, description="Weight of InfoNCE on the cosines.")
-    hinge: float = Field(1.0, ge=0, description="Weight of the adaptive hinge.")
+    hinge: float = Field(0.0, ge=0, description="Weight of the adaptive hinge; 0: not computed.")
     modality: float = Field(0.1, ge=0, description="Weight of the modality loss.")
     specific: float = Field(1.0, ge=0, description="Weight of the specific loss.")
+    image_reconstruction: float = Field(
+        0.0, ge=0, description="Weight of rebuilding images from their parts; 0: not done."
+    )
+    caption_reconstruction: float = Field(
+        0.0, ge=0, description="Weight of rebuilding captions from their parts; 0: not done."
+    )
+    generator_learning_rate: float = Field(
+        2e-4, gt=0, description="Rate of the networks that rebuild images."
+    )
     margin: float = Field(0.2, ge=0, description="Margin of the hinge.")
+    adaptive_margin: bool = Field(
+        True, description="After warm-up, smaller margins for pairs that score low."
+    )
     modality_margin: float = Field(0.0, ge=0, description="Margin of the modality loss.")
 
-    def schedule(self, pairs: int) -> tuple[int, int, int]:
+    fine_tune_epochs: int = Field(
+        0, ge=0, description="Passes that train copies of the image backbone too; 0: it is frozen."
+    )
+    fine_tune_learning_rate: float = Field(
+        2e-5, gt=0, description="Rate of backbones and main networks in these passes."
+    )
+
+    def length(self, pairs: int) -> tuple[int, int, int]:
         """Returns steps an epoch, epochs, and epochs of warm-up for a pool of `pairs`."""
         steps = max(pairs // self.batch_size, 1)
         epochs = max(self.epochs, -(-self.min_steps // steps))
@@ -130,6 +204,12 @@ class TrainConfig(_Section):
 class PurifyConfig(_Section):
     """How scores become decisions (METHOD 3 and 4)."""
 
+    belief: Literal["frozen", "trusted", "full"] = Field(
+        "frozen",
+        description="What decides how much a pair is believed while training; frozen: the frozen "
+        "evidence, then the networks; trusted: the trusted pairs' scores; full: nothing, every "
+        "pair is believed. Without frozen captions (text: gru) frozen means trusted.",
+    )
     prior: Literal["anchor", "init"] = Field(
         "anchor", description="anchor: trusted pairs stay in the EM; init: they only start it."
     )
@@ -138,7 +218,7 @@ class PurifyConfig(_Section):
         1e-3, gt=0, description="EM stops when noise rate and means move less."
     )
     references: int = Field(
-        8192, ge=64, description="Pairs of the pool among which neighbours are sought."
+        2048, ge=64, description="Pairs of the pool among which neighbours are sought."
     )
     neighbours: int = Field(30, ge=1, description="Neighbours of an image or a caption.")
     ridge: float = Field(1.0, gt=0, description="Penalty of the ridge map, in feature variances.")
@@ -154,3 +234,45 @@ class RunConfig(_Section):
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     purify: PurifyConfig = Field(default_factory=PurifyConfig)
+
+    @classmethod
+    def preset(cls, name: str, **settings: object) -> RunConfig:
+        """Returns the configuration of a preset.
+
+        Args:
+            name: One of `preset_names()`.
+            **settings: What goes over it, for example `seed=1, train={"epochs": 20}`.
+
+        Raises:
+            UsageError: There is no such preset.
+            ValidationError: pydantic's, for settings that do not exist or are out of bounds.
+        """
+        return cls.model_validate(overlay(read_preset(name), settings))
+
+
+def preset_names() -> list[str]:
+    """Returns the names of the presets that come with nccleaner."""
+    found = files("nccleaner").joinpath("presets").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in found if file.name.endswith(".toml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Reads what a preset sets: only what differs from the defaults, in sections.
+
+    Raises:
+        UsageError: There is no such preset.
+    """
+    if name not in preset_names():
+        raise UsageError(f"There is no preset {name!r}.", f"Choose of {', '.join(preset_names())}.")
+    return tomllib.loads(
+        files("nccleaner").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
+    )
+
+
+def overlay(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings in sections with others over them; sections are merged."""
+    both = {**values, **over}
+    for name in values.keys() & over.keys():
+        if isinstance(values[name], Mapping) and isinstance(over[name], Mapping):
+            both[name] = {**values[name], **over[name]}
+    return both

@@ -109,11 +109,12 @@ def show_hits(display: Display, hits: Sequence[Hit]) -> None:
     display.table(columns, rows)
 
 
-def show_retrieval(display: Display, metrics: RetrievalMetrics) -> None:
-    """Shows recalls both ways."""
+def show_retrieval(display: Display, metrics: RetrievalMetrics, *, folds: int = 1) -> None:
+    """Shows recalls both ways, of all pairs or as the mean over `folds` parts of them."""
+    within = f", mean of {folds} folds" if folds > 1 else ""
     display.heading(
         f"Retrieval among {quantity(metrics.images, 'image')} "
-        f"and {quantity(metrics.captions, 'caption')}"
+        f"and {quantity(metrics.captions, 'caption')}{within}"
     )
     columns = [Column(""), *(Column(title, right=True) for title in ("R@1", "R@5", "R@10"))]
     to_text = (metrics.image_to_text_r1, metrics.image_to_text_r5, metrics.image_to_text_r10)

@@ -16,7 +16,7 @@ import click
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from nccleaner.config import RunConfig
+from nccleaner.config import RunConfig, overlay, read_preset
 from nccleaner.errors import UsageError
 
 LIST_SETTINGS = "`nccleaner fit --settings` lists them all."
@@ -43,15 +43,31 @@ def describe(field: FieldInfo) -> str:
     return f"{field.description}  [default: {field.default}]"
 
 
+def list_settings(config: RunConfig) -> list[tuple[str, str]]:
+    """Lists all settings by full name: help text, default, and the value where it is another."""
+    listed = []
+    for name, field in settings().items():
+        value: object = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        now = "" if value == field.default else f"  [now: {value}]"
+        listed.append((name, describe(field) + now))
+    return listed
+
+
 def setting_option(flag: str, name: str) -> Callable[[_Function], _Function]:
     """An option for one field; its value is None where it is not given.
+
+    Like all that makes the configuration it is eager, so that `--settings` sees it.
 
     Args:
         flag: For example `--epochs`.
         name: For example `train.epochs`.
     """
     field = settings()[name]
-    return click.option(flag, _parameter(name), type=_click_type(field), help=describe(field))
+    return click.option(
+        flag, _parameter(name), type=_click_type(field), is_eager=True, help=describe(field)
+    )
 
 
 def take_settings(arguments: dict[str, Any]) -> dict[str, object]:
@@ -80,21 +96,26 @@ def parse_assignment(text: str) -> tuple[str, object]:
 
 
 def build_config(
-    file: Path | None, assignments: Sequence[str], options: Mapping[str, object]
+    preset: str | None,
+    file: Path | None,
+    assignments: Sequence[str],
+    options: Mapping[str, object],
 ) -> RunConfig:
-    """Makes the configuration: the file's values, over them `--set` and the options.
+    """Makes the configuration: the preset, over it the file, over it `--set` and the options.
 
     Args:
+        preset: One of those that come with nccleaner; None for the defaults.
         file: JSON or TOML, in sections as `RunConfig` has them.
         assignments: `NAME=VALUE`, as given to `--set`.
         options: Values of options by the name of their field.
 
     Raises:
-        UsageError: A file that cannot be read, a setting that does not exist, is out of bounds,
-            or is given twice.
+        UsageError: A preset that does not exist, a file that cannot be read, a setting that does
+            not exist, is out of bounds, or is given twice.
     """
-    values = _read_file(file) if file else {}
-    _validate(values, str(file))
+    from_file = _read_file(file) if file else {}
+    _validate(from_file, str(file))
+    values = overlay(read_preset(preset) if preset else {}, from_file)
     given = dict(options)
     for text in assignments:
         name, value = parse_assignment(text)

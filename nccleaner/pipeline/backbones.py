@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nccleaner.config import DataConfig, EncodersConfig
 from nccleaner.data.features import ImageEncoder, TextEncoder
 from nccleaner.errors import RunError, UsageError
 from nccleaner.records import Limits
+
+if TYPE_CHECKING:
+    from nccleaner.encoders.clip import ClipTowers
+    from nccleaner.encoders.images import ImageNetwork
 
 GRU = "gru"
 
@@ -19,9 +25,12 @@ class Backbones:
 
     Attributes:
         config: Which, and where they run.
+        fine_tuned: What the image encoder was fine-tuned to; None where it is frozen.
     """
 
     config: EncodersConfig
+    fine_tuned: Path | None = None
+    _towers: dict[str, ClipTowers] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def device(self) -> str:
@@ -32,12 +41,37 @@ class Backbones:
     def image(self) -> ImageEncoder:
         """The image encoder."""
         from nccleaner.encoders.allocator import keep_freed_memory
+        from nccleaner.encoders.finetuned import load_fine_tuned
         from nccleaner.encoders.images import load_image_encoder
 
         keep_freed_memory()
-        return load_image_encoder(
-            self.config.image, weights=self.config.image_weights, device=self.device
-        )
+        name, weights = self.config.image, self.config.image_weights
+        towers = self._clip(name)
+        if self.fine_tuned is not None:
+            return load_fine_tuned(self.fine_tuned, name=name, weights=weights, device=self.device)
+        if towers is None:
+            return load_image_encoder(name, weights=weights, device=self.device)
+        if weights is not None:
+            raise UsageError(
+                f"{name} names its weights, and so does encoders.image_weights: {weights}.",
+                "Give one of the two.",
+            )
+        return towers.image
+
+    def image_network(self) -> ImageNetwork:
+        """Loads the network of the image encoder, to be trained.
+
+        Raises:
+            UsageError: It is a tower of open_clip.
+        """
+        from nccleaner.encoders.images import load_image_network
+
+        if self._clip(self.config.image) is not None:
+            raise UsageError(
+                f"{self.config.image} cannot be fine-tuned here; its towers stay frozen.",
+                "Set train.fine_tune_epochs to 0, or choose another image encoder.",
+            )
+        return load_image_network(self.config.image, weights=self.config.image_weights).network
 
     @cached_property
     def text(self) -> TextEncoder | None:
@@ -46,7 +80,16 @@ class Backbones:
             return None
         from nccleaner.encoders.sentences import load_text_encoder
 
-        return load_text_encoder(self.config.text, device=self.device)
+        towers = self._clip(self.config.text)
+        return towers.text if towers else load_text_encoder(self.config.text, device=self.device)
+
+    def _clip(self, name: str) -> ClipTowers | None:
+        """Loads a model of open_clip once, for both of its towers; None for other encoders."""
+        from nccleaner.encoders.clip import PREFIX, load_clip
+
+        if name.startswith(PREFIX) and name not in self._towers:
+            self._towers[name] = load_clip(name, device=self.device)
+        return self._towers.get(name)
 
     def check(self, image_fingerprint: str, text_fingerprint: str | None) -> None:
         """Refuses encoders that are not those of the run.

@@ -1,4 +1,4 @@
-"""What the trusted pairs decide: the belief before training, the noise rate, the two judges."""
+"""What the trusted pairs decide after training: the noise rate, and the two judges."""
 
 from __future__ import annotations
 
@@ -10,136 +10,112 @@ import torch
 
 from nccleaner.config import RunConfig
 from nccleaner.pipeline.device import DeviceTables
+from nccleaner.pipeline.looking import mismatched_of
 from nccleaner.purify.frozen import FrozenEvidence
-from nccleaner.purify.judge import Judge, fit_judge
-from nccleaner.purify.mixture import Beta, BetaMixture
+from nccleaner.purify.judge import fit_judge
 from nccleaner.purify.noise import NoiseRate, estimate_noise_rate
-from nccleaner.purify.rounds import Belief, first_belief
-from nccleaner.purify.scoring import Evidence, Judges, Scorer
-from nccleaner.train.pairs import Pairs, exchange_captions
-
-# Rounds of the frozen evidence: the first believes all pairs, the next what the last one found.
-FROZEN_ROUNDS = 2
-
-# Mismatched pairs that are made of one trusted pair; its caption suits few other images.
-_EXCHANGES = 3
-
-
-def look_before_training(
-    data: DeviceTables,
-    config: RunConfig,
-    fit: Callable[..., BetaMixture],
-    on_round: Callable[[], None],
-) -> tuple[FrozenEvidence, Belief]:
-    """Fits the frozen evidence; from the second round on weighted by what the last one believes."""
-    generator = torch.Generator().manual_seed(config.seed)
-    pool = data.frozen(data.pool)
-    meta = data.tables.meta
-    matched = data.frozen(data.on_device(meta.matched))
-    mismatched = data.frozen(data.on_device(_mismatched(meta.matched, meta.mismatched, generator)))
-    weights = torch.ones(len(pool.images), device=pool.images.device)
-    for _ in range(FROZEN_ROUNDS):
-        evidence = FrozenEvidence.fit(
-            pool,
-            weights=weights,
-            references=config.purify.references,
-            neighbours=config.purify.neighbours,
-            penalty=config.purify.ridge,
-            generator=generator,
-        )
-        belief = first_belief(
-            *(evidence.of(pairs).cpu().numpy() for pairs in (pool, matched, mismatched)), fit=fit
-        )
-        weights = torch.from_numpy(belief.clean_probability).to(weights.device)
-        on_round()
-    return evidence, belief
+from nccleaner.purify.scoring import SIBLING_ROUNDS, Evidence, Judges, Scorer
+from nccleaner.purify.siblings import Siblings
+from nccleaner.train.pairs import Pairs, join_pairs
 
 
 def calibrate(
-    scorer: Scorer,
-    data: DeviceTables,
-    config: RunConfig,
-    fit: Callable[..., BetaMixture],
-    on_judge: Callable[[], None],
+    scorer: Scorer, data: DeviceTables, config: RunConfig, on_judge: Callable[[], None]
 ) -> Judges:
-    """Fits the judge of the pool to the planted probes, that of other pairs to the held-out."""
-    noisy = len(data.pool) - data.probes
-    pool = scorer.gather(data.features, data.pool, identities=data.identities)
-    of_pool = [evidence[:noisy] for evidence in pool.of_networks]
-    noise = None if scorer.frozen is None else _noise_rate(scorer.frozen, data, config.seed)
-    fitted = fit_judge(
-        [evidence[noisy:] for evidence in pool.of_networks],
-        pool.similarity[noisy:],
+    """Fits the judge of the pool to the planted probes, that of other pairs to the held-out.
+
+    Args:
+        scorer: Trained; gets its alternatives here, and its judges from what is returned.
+        data: Pool and trusted pairs.
+        config: Seed.
+        on_judge: Called after each judge.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    held_out = data.tables.held_out
+    matched = data.on_device(held_out.matched)
+    mismatched = data.on_device(mismatched_of(held_out.matched, held_out.mismatched, generator))
+    scorer.find_alternatives(data.features, data.pool, identities=data.identities, seed=config.seed)
+    evidence = scorer.gather(
+        data.features, join_pairs(data.pool, matched, mismatched), identities=data.identities
+    )
+    noisy = slice(0, len(data.pool) - data.probes)
+    probes = slice(noisy.stop, len(data.pool))
+    unseen = slice(probes.stop, None)
+    of_pool = evidence.of_rows(noisy)
+    fitted_judge = fit_judge(
+        evidence.of_rows(probes),
+        evidence.similarity[probes],
         data.tables.probe_matched,
         pool_evidence=of_pool,
-        fit=fit,
         seed=config.seed,
-        noise=noise,
+        noise=_noise_rate(scorer.frozen, data, evidence.frozen[noisy], config.seed)
+        if scorer.frozen
+        else None,
     )
     on_judge()
-    held_out = data.tables.held_out
-    generator = torch.Generator().manual_seed(config.seed)
-    matched = data.on_device(held_out.matched)
-    mismatched = data.on_device(_mismatched(held_out.matched, held_out.mismatched, generator))
-    labelled = _joined(matched, mismatched)
-    evidence: Evidence = scorer.gather(data.features, labelled, identities=data.identities)
-    unseen = _judge_of_unseen(evidence, len(matched), of_pool, fitted, config)
+    # There is no pool of unseen pairs yet: the noise rate of the pool stands for theirs.
+    unseen_judge = fit_judge(
+        evidence.of_rows(unseen),
+        evidence.similarity[unseen],
+        np.arange(len(matched) + len(mismatched)) < len(matched),
+        pool_evidence=of_pool,
+        seed=config.seed,
+        noise_rate=fitted_judge.noise_rate,
+    )
+    judges = Judges(fitted_judge, unseen_judge)
+    if evidence.siblings is not None:
+        judges = _hear_siblings(judges, evidence, evidence.siblings, noisy, probes, config.seed)
     on_judge()
+    return judges
+
+
+def _hear_siblings(
+    judges: Judges,
+    evidence: Evidence,
+    siblings: Siblings,
+    noisy: slice,
+    probes: slice,
+    seed: int,
+) -> Judges:
+    """Teaches both judges what siblings are worth; only pairs of the pool vouch for others."""
+    of_pool = evidence.of_rows(noisy)
+    fitted, unseen = judges.fitted, judges.unseen
+    belief = np.zeros(len(evidence.similarity), dtype=np.float32)
+    belief[noisy] = fitted.corrected_similarity(of_pool)
+    for _ in range(SIBLING_ROUNDS):
+        belief[probes] = fitted.labelled.corrected_similarity
+        agreement = siblings.agreement(belief)
+        fitted = fitted.with_siblings(
+            evidence.of_rows(probes),
+            agreement[probes],
+            pool_evidence=of_pool,
+            pool_agreement=agreement[noisy],
+            seed=seed,
+        )
+        belief[noisy] = fitted.corrected_similarity(of_pool, agreement[noisy])
+    rest = slice(probes.stop, None)
+    unseen = unseen.with_siblings(
+        evidence.of_rows(rest),
+        agreement[rest],
+        pool_evidence=of_pool,
+        pool_agreement=agreement[noisy],
+        seed=seed,
+    )
     return Judges(fitted, unseen)
 
 
-def _noise_rate(frozen: FrozenEvidence, data: DeviceTables, seed: int) -> NoiseRate:
-    """Estimates the pool's noise rate from the frozen evidence and all trusted pairs."""
-    noisy = len(data.pool) - data.probes
+def _noise_rate(
+    frozen: FrozenEvidence, data: DeviceTables, pool: npt.NDArray[np.float32], seed: int
+) -> NoiseRate:
+    """Estimates the pool's noise rate from its frozen evidence and all trusted pairs."""
     tables = data.tables
-    probes = tables.pool.take(torch.arange(noisy, len(tables.pool)))
-    own = probes.take(torch.from_numpy(np.flatnonzero(tables.probe_matched)))
-    matched = _joined(tables.meta.matched, tables.held_out.matched, own)
-    labelled = _joined(tables.meta.mismatched, tables.held_out.mismatched)
-    mismatched = _mismatched(matched, labelled, torch.Generator().manual_seed(seed))
-    pool = data.pool.take(torch.arange(noisy))
-    evidence = (
-        frozen.of(data.frozen(pairs)).cpu().numpy()
-        for pairs in (pool, data.on_device(matched), data.on_device(mismatched))
+    noisy = len(tables.pool) - data.probes
+    own = torch.from_numpy(noisy + np.flatnonzero(tables.probe_matched))
+    matched = join_pairs(tables.meta.matched, tables.held_out.matched, tables.pool.take(own))
+    labelled = join_pairs(tables.meta.mismatched, tables.held_out.mismatched)
+    mismatched: Pairs = mismatched_of(matched, labelled, torch.Generator().manual_seed(seed))
+    trusted = (
+        data.evidence(frozen, data.on_device(pairs)).cpu().numpy()
+        for pairs in (matched, mismatched)
     )
-    return estimate_noise_rate(*evidence, seed=seed)
-
-
-def _joined(*parts: Pairs) -> Pairs:
-    return Pairs(
-        torch.cat([pairs.image_rows for pairs in parts]),
-        torch.cat([pairs.text_rows for pairs in parts]),
-    )
-
-
-def _judge_of_unseen(
-    evidence: Evidence,
-    matched: int,
-    of_pool: list[npt.NDArray[np.float32]],
-    fitted: Judge,
-    config: RunConfig,
-) -> Judge:
-    """There is no pool of unseen pairs yet: components of the held-out, the pool's noise rate."""
-
-    def components(
-        pool: npt.ArrayLike,  # noqa: ARG001
-        *,
-        matched: npt.NDArray[np.float64],
-        mismatched: npt.NDArray[np.float64],
-    ) -> BetaMixture:
-        return BetaMixture(Beta.fit(matched), Beta.fit(mismatched), fitted.noise_rate)
-
-    return fit_judge(
-        evidence.of_networks,
-        evidence.similarity,
-        np.arange(len(evidence.similarity)) < matched,
-        pool_evidence=of_pool,
-        fit=components,
-        seed=config.seed,
-    )
-
-
-def _mismatched(matched: Pairs, labelled: Pairs, generator: torch.Generator) -> Pairs:
-    """Mismatched pairs made by exchanging captions, and those that a person labelled."""
-    made = [exchange_captions(matched, generator=generator) for _ in range(_EXCHANGES)]
-    return _joined(*made, labelled)
+    return estimate_noise_rate(pool, *trusted, seed=seed)

@@ -27,6 +27,7 @@ def corrupt(
     ratio: float,
     seed: int,
     kind: NoiseKind,
+    category_column: str | None = None,
     trusted: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> CorruptReport:
@@ -37,14 +38,17 @@ def corrupt(
         out: A new or empty folder.
         ratio: Share of the pairs whose captions are permuted, in [0, 1].
         seed: The same seed gives the same bytes.
-        kind: `random`, or `block` (all captions of an image move together).
+        kind: `random`, `block` (all captions of an image move together), `similar` (captions with
+            like words are swapped) or `same-category` (captions stay in their category).
+        category_column: The shards' own column that says which, for `same-category`.
         trusted: Pairs that a trusted file names keep their captions.
         reporter: Hears of progress.
 
     Raises:
-        UsageError: A ratio out of range, or `out` among the shards.
+        UsageError: A ratio out of range, `out` among the shards, or categories without the kind
+            that needs them, or the reverse.
         ShardError: A shard is missing or damaged.
-        InputError: `out` holds something else.
+        InputError: `out` holds something else, or a shard has no such column.
     """
     reporter, limits = reporter or SilentReporter(), limits_of(DataConfig())
     found = find_shards(shards)
@@ -56,6 +60,7 @@ def corrupt(
             ratio=ratio,
             seed=seed,
             kind=kind,
+            category_column=category_column,
             keep=keep,
             limits=limits,
             progress=advance,

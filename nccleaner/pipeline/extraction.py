@@ -29,6 +29,7 @@ class FeatureStore:
         data: What a sample may cost.
         image_encoder: Fingerprint of the image encoder that every part must be made with.
         text_encoder: Fingerprint of the text encoder; None where captions come as tokens.
+        targets: Whether parts must hold what image reconstruction aims at.
     """
 
     root: Path
@@ -36,6 +37,7 @@ class FeatureStore:
     data: DataConfig
     image_encoder: str
     text_encoder: str | None
+    targets: bool = False
 
     def parts(self, shards: Sequence[Shard], reporter: Reporter) -> list[FeaturePart]:
         """Returns the parts of all shards, extracting those that are missing.
@@ -55,7 +57,9 @@ class FeatureStore:
         return found
 
     def _find(self, shard: Shard) -> FeaturePart | None:
-        return read_part(self.root / shard.name, self._fingerprint(shard))
+        return read_part(
+            self.root / shard.name, self._fingerprint(shard), with_targets=self.targets
+        )
 
     def _fingerprint(self, shard: Shard) -> str:
         return part_fingerprint(shard, self.image_encoder, self.text_encoder, limits_of(self.data))
@@ -85,6 +89,7 @@ class FeatureStore:
                     limits=limits_of(self.data),
                     batch_size=self.backbones.config.batch_size,
                     on_samples=advance,
+                    with_targets=self.targets,
                 )
         return parts
 

@@ -16,11 +16,13 @@ from nccleaner.errors import TrustedError
 from nccleaner.files import write_parquet
 from nccleaner.pipeline.backbones import Backbones, limits_of
 from nccleaner.pipeline.extraction import FeatureStore, summarise
-from nccleaner.pipeline.fitting import fit_scorer
+from nccleaner.pipeline.finetuning import fine_tune_scorer
+from nccleaner.pipeline.fitting import judge_scorer, train_scorer
 from nccleaner.pipeline.labelled import LabelledPair, read_labelled
 from nccleaner.pipeline.pool import build_tables
 from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.results import FitResult
+from nccleaner.pipeline.snapshots import Snapshots, training_fingerprint
 from nccleaner.pipeline.workspace import RunDescription, Workspace
 
 _TRUSTED = pa.schema([("shard", pa.string()), ("key", pa.string()), ("label", pa.int8())])
@@ -37,7 +39,9 @@ def fit(
     """Learns from trusted pairs which pairs of the shards are mismatched.
 
     Features that an earlier, interrupted or other fit left in the run directory are used again
-    where they fit. Scores and results of an earlier fit there are removed.
+    where they fit, and training goes on after the last whole epoch of a fit with the same inputs,
+    settings and versions. Where that was finished, nothing is trained and its results stay; scores
+    and results of any other earlier fit there are removed.
 
     Args:
         shards: A folder, glob, brace pattern, fsspec URL, or several of these.
@@ -62,12 +66,8 @@ def fit(
     found = find_shards(shards)
     refuse_inside_input(found, workspace.root)
     backbones = Backbones(config.encoders)
-    with reporter.stage("Loading encoders", 2, "encoders") as advance:
-        image_encoder = backbones.image.fingerprint
-        advance(1)
-        text_encoder = backbones.text.fingerprint if backbones.text else None
-        advance(1)
-    store = FeatureStore(workspace.features, backbones, config.data, image_encoder, text_encoder)
+    trainable = backbones.image_network() if config.train.fine_tune_epochs else None
+    store = _open_store(workspace.features, backbones, config, reporter)
     parts = store.parts(found, reporter)
     reading = summarise(parts)
     labelled = read_labelled(
@@ -78,14 +78,50 @@ def fit(
     training_folder = workspace.root / "training"
     try:
         tables = build_tables(found, parts, labelled.pairs, config=config, folder=training_folder)
-        _forget_results(workspace)
+        fingerprint = training_fingerprint(tables, config, backbones.device)
+        snapshots = Snapshots.open(workspace, fingerprint, reporter)
+        if not snapshots.finished:
+            _forget_results(workspace)
         training_start = time.monotonic()
-        fitted = fit_scorer(
+        trained = train_scorer(
             tables,
             config=config,
             device=backbones.device,
-            metrics=workspace.metrics,
+            snapshots=snapshots,
+            sheet=workspace.reconstruction,
             reporter=reporter,
+        )
+        if trainable is not None:
+            trained = fine_tune_scorer(
+                trained,
+                tables,
+                found,
+                labelled.pairs,
+                network=trainable,
+                spec=backbones.image.spec,
+                config=config,
+                device=backbones.device,
+                fingerprint=fingerprint,
+                workspace=workspace,
+                folder=training_folder,
+                reporter=reporter,
+            )
+            # From here on this is the run's image encoder.
+            backbones = Backbones(config.encoders, workspace.fine_tuned)
+            store = _open_store(workspace.fine_tuned_features, backbones, config, reporter)
+            parts = store.parts(found, reporter)
+            labelled = read_labelled(
+                trusted_path, found, parts, backbones=backbones, limits=limits_of(config.data)
+            )
+            tables = build_tables(
+                found,
+                parts,
+                labelled.pairs,
+                config=config,
+                folder=training_folder / "fine-tuned",
+            )
+        fitted = judge_scorer(
+            trained, tables, config=config, device=backbones.device, reporter=reporter
         )
         training_s = time.monotonic() - training_start
         write_parquet(tables.pool_samples, workspace.pool)
@@ -114,10 +150,6 @@ def fit(
         training_s=training_s,
         seconds=time.monotonic() - start,
     )
-    if fitted.fallback:
-        reporter.warn(
-            f"The noise rate rests on the trusted pairs' own scores alone: {fitted.fallback}."
-        )
     RunDescription(
         config=config,
         shards=tuple(found),
@@ -130,11 +162,29 @@ def fit(
     return result
 
 
+def _open_store(
+    root: Path, backbones: Backbones, config: RunConfig, reporter: Reporter
+) -> FeatureStore:
+    with reporter.stage("Loading encoders", 2, "encoders") as advance:
+        image_encoder = backbones.image.fingerprint
+        advance(1)
+        text_encoder = backbones.text.fingerprint if backbones.text else None
+        advance(1)
+    return FeatureStore(
+        root,
+        backbones,
+        config.data,
+        image_encoder,
+        text_encoder,
+        targets=config.train.image_reconstruction > 0,
+    )
+
+
 def _forget_results(workspace: Workspace) -> None:
     """Removes what an earlier fit decided, `run.json` first: from here on there is no fit."""
     workspace.description.unlink(missing_ok=True)
     workspace.inputs.unlink(missing_ok=True)
-    for folder in (workspace.scores, workspace.clean):
+    for folder in (workspace.scores, workspace.clean, workspace.reconstruction):
         shutil.rmtree(folder, ignore_errors=True)
 
 

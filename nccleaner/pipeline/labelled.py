@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nccleaner.data.features import FeaturePart
-from nccleaner.data.images import ImageRejected, decode_image
+from nccleaner.data.features import TARGET_PX, FeaturePart
+from nccleaner.data.images import ImageRejected, Pixels, decode_image, shrink
 from nccleaner.data.matching import TrustedMatch, TrustedPair, check_enough, match_trusted
 from nccleaner.data.trusted import RowProblem, TrustedTable, read_trusted
 from nccleaner.pipeline.backbones import Backbones
@@ -31,12 +31,14 @@ class LabelledPair:
         image_sha256: Of the encoded image.
         image: [f] float16, the image's feature.
         text: [l] float16, the caption's feature; None where captions come as tokens.
+        target: [64, 64, 3], the image, small; None where the features have none.
     """
 
     pair: TrustedPair
     image_sha256: str
     image: npt.NDArray[np.float16]
     text: npt.NDArray[np.float16] | None
+    target: Pixels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ def _from_shard(
         text = _encode_caption(pair.caption, backbones)
     else:
         text = part.text[row["text_row"]]
-    return LabelledPair(pair, row["image_sha256"], part.image[row["image_row"]], text)
+    target = None if part.target is None else part.target[row["image_row"]]
+    return LabelledPair(pair, row["image_sha256"], part.image[row["image_row"]], text, target)
 
 
 def _from_file(
@@ -141,6 +144,7 @@ def _from_file(
         hashlib.sha256(data).hexdigest(),
         backbones.image.encode(pixels[None])[0].astype(np.float16),
         _encode_caption(pair.caption, backbones),
+        shrink(pixels, size_px=TARGET_PX),
     )
 
 

@@ -5,25 +5,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from nccleaner.config import RunConfig
 from nccleaner.data.features import FeaturePart
 from nccleaner.data.split import plant_probes, split_trusted
-from nccleaner.encoders.tokens import train_tokenizer
+from nccleaner.encoders.tokens import CaptionTokenizer, train_tokenizer
 from nccleaner.errors import InputError, TrustedError
+from nccleaner.pipeline.drawing import PoolRows
 from nccleaner.pipeline.labelled import LabelledPair
-from nccleaner.records import OK, Shard
-from nccleaner.train.pairs import Features, Pairs, TrustedPairs
+from nccleaner.records import Shard
+from nccleaner.train.pairs import Features, Pairs, TrustedPairs, join_pairs
 
 _MIN_POOL = 20
 _MIN_EACH = 2  # matched and mismatched pairs, of which one is scored by what the other taught
+
+
+class Tokens(NamedTuple):
+    """Captions as token ids.
+
+    Attributes:
+        ids: [texts, t] int32, padded on the right with 0.
+        tokenizer: What they come from.
+    """
+
+    ids: Tensor
+    tokenizer: CaptionTokenizer
+
+
+class Targets(NamedTuple):
+    """What reconstruction aims at; its rows are those of the features.
+
+    Attributes:
+        images: [images, 64, 64, 3] uint8, memory-mapped; None where it is switched off.
+        captions: None where it is switched off.
+    """
+
+    images: Tensor | None
+    captions: Tokens | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +65,7 @@ class TrainingTables:
         held_out: Trusted pairs that choose the snapshot and judge what is not in the pool.
         tokenizer: As JSON text; empty where captions come as features.
         vocabulary: Token ids; 0 where captions come as features.
+        targets: Of reconstruction.
     """
 
     features: Features
@@ -51,6 +77,7 @@ class TrainingTables:
     held_out: TrustedPairs
     tokenizer: str
     vocabulary: int
+    targets: Targets
 
 
 def build_tables(
@@ -86,7 +113,9 @@ def build_tables(
         seed=config.seed,
     )
 
-    rows = _Rows.choose(shards, parts, labelled, config.train.max_pairs, config.seed)
+    rows = PoolRows.choose(
+        shards, parts, labelled, max_pairs=config.train.max_pairs, seed=config.seed
+    )
     if len(rows.captions) < _MIN_POOL:
         raise InputError(
             f"The shards hold {len(rows.captions)} pairs that are not trusted; at least "
@@ -96,15 +125,16 @@ def build_tables(
     image_of, images = _factorise([*rows.image_sha256, *groups])
     text_of, texts = _factorise([*rows.captions, *(item.pair.caption for item in labelled)])
     folder.mkdir(parents=True, exist_ok=True)
-    image_table = _write_features(folder / "image.npy", rows, parts, labelled, image_of, "image")
-    tokenizer, vocabulary = "", 0
-    if parts[0].text is None:
+
+    def write(kind: str, row_of: npt.NDArray[np.int64]) -> Tensor:
+        return _write_rows(folder / f"{kind}.npy", rows, parts, labelled, row_of, kind)
+
+    tokens = None
+    if parts[0].text is None or config.train.caption_reconstruction:
         trained = train_tokenizer(texts, vocabulary=config.model.vocabulary)
-        tokens = trained.encode(texts, max_tokens=config.model.max_tokens)
-        text_table, tokenizer = torch.from_numpy(tokens), trained.to_json()
-        vocabulary = trained.vocabulary
-    else:
-        text_table = _write_features(folder / "text.npy", rows, parts, labelled, text_of, "text")
+        ids = trained.encode(texts, max_tokens=config.model.max_tokens)
+        tokens = Tokens(torch.from_numpy(ids), trained)
+    read = tokens if parts[0].text is None else None
 
     count = len(rows.captions)
     noisy = _pairs(image_of[:count], text_of[:count])
@@ -122,17 +152,24 @@ def build_tables(
     own_text = torch.from_numpy(planted.caption_from)
     probe_pairs = Pairs(probe_pairs.image_rows, probe_pairs.text_rows[own_text])
     return TrainingTables(
-        features=Features(image_table, text_table),
+        features=Features(
+            write("image", image_of),
+            read.ids if read else write("text", text_of),
+        ),
         identities=torch.tensor([_identity(sha) for sha in images]),
-        pool=_joined(noisy, probe_pairs),
+        pool=join_pairs(noisy, probe_pairs),
         pool_samples=rows.samples_with(
             [item for place, item in enumerate(probes) if planted.caption_from[place] == place]
         ),
         probe_matched=planted.matched,
         meta=meta,
         held_out=held_out,
-        tokenizer=tokenizer,
-        vocabulary=vocabulary,
+        tokenizer=read.tokenizer.to_json() if read else "",
+        vocabulary=read.tokenizer.vocabulary if read else 0,
+        targets=Targets(
+            write("target", image_of) if config.train.image_reconstruction else None,
+            tokens if config.train.caption_reconstruction else None,
+        ),
     )
 
 
@@ -141,90 +178,30 @@ def image_identities(sha256: Sequence[str]) -> Tensor:
     return torch.tensor([_identity(digest) for digest in sha256], dtype=torch.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The noisy pairs that were chosen, column by column."""
-
-    part: npt.NDArray[np.int64]
-    image_row: npt.NDArray[np.int64]
-    text_row: npt.NDArray[np.int64]
-    image_sha256: list[str]
-    captions: list[str]
-    samples: pa.Table
-
-    @staticmethod
-    def choose(
-        shards: Sequence[Shard],
-        parts: Sequence[FeaturePart],
-        labelled: Sequence[LabelledPair],
-        max_pairs: int,
-        seed: int,
-    ) -> _Rows:
-        total = sum(part.report.pairs for part in parts)
-        share = min(1.0, max_pairs / max(total, 1))
-        # A copy of a trusted pair under another key would be a trusted pair in the pool.
-        trusted = {(item.image_sha256, item.pair.caption) for item in labelled}
-        trusted_images = pa.array(sorted({sha for sha, _ in trusted}), pa.string())
-        chosen = []
-        for index, (shard, part) in enumerate(zip(shards, parts, strict=True)):
-            samples = part.samples
-            drawn = np.random.default_rng([seed, index]).random(samples.num_rows) < share
-            mask = pc.and_(pc.equal(samples["status"], OK), pa.array(drawn))
-            table = samples.filter(mask).select(
-                ["key", "caption", "image_sha256", "image_row", "text_row"]
-            )
-            known = pc.is_in(table["image_sha256"], value_set=trusted_images).to_numpy()
-            free = np.ones(table.num_rows, dtype=bool)
-            for row in np.flatnonzero(known):
-                pair = (table["image_sha256"][row].as_py(), table["caption"][row].as_py())
-                free[row] = pair not in trusted
-            table = table.filter(pa.array(free))
-            names = pa.array([shard.name] * table.num_rows, pa.string())
-            parts_column = pa.array(np.full(table.num_rows, index), pa.int64())
-            chosen.append(table.append_column("shard", names).append_column("part", parts_column))
-        joined = pa.concat_tables(chosen)
-        return _Rows(
-            joined["part"].to_numpy(),
-            joined["image_row"].to_numpy().astype(np.int64),
-            joined["text_row"].to_numpy().astype(np.int64),
-            joined["image_sha256"].to_pylist(),
-            joined["caption"].to_pylist(),
-            joined.select(["shard", "key"]),
-        )
-
-    def samples_with(self, probes: Sequence[LabelledPair]) -> pa.Table:
-        """The samples of the pool, and of probes that were planted as the shards have them."""
-        inside = [
-            {"shard": item.pair.shard, "key": item.pair.key}
-            for item in probes
-            if item.pair.shard is not None and not item.pair.overrides_caption
-        ]
-        return pa.concat_tables(
-            [self.samples, pa.Table.from_pylist(inside, schema=self.samples.schema)]
-        )
-
-
 def _factorise(values: list[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Numbers values by first appearance."""
     encoded = pa.array(values, pa.string()).dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
-def _write_features(
+def _write_rows(
     path: Path,
-    rows: _Rows,
+    rows: PoolRows,
     parts: Sequence[FeaturePart],
     labelled: Sequence[LabelledPair],
     row_of: npt.NDArray[np.int64],
     kind: str,
 ) -> Tensor:
-    """Writes one row for each distinct image or caption, and maps the file into memory."""
-    width = len(getattr(labelled[0], kind))
+    """Writes one row for each distinct image or caption, and maps the file into memory.
+
+    `kind` is `image` or `target`, which belong to the image, or `text`.
+    """
+    first = getattr(labelled[0], kind)
     table = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.float16, shape=(int(row_of.max()) + 1, width)
+        path, mode="w+", dtype=first.dtype, shape=(int(row_of.max()) + 1, *first.shape)
     )
     count = len(rows.captions)
-    local = rows.image_row if kind == "image" else rows.text_row
+    local = rows.text_row if kind == "text" else rows.image_row
     for index, part in enumerate(parts):
         mine = np.flatnonzero(rows.part == index)
         table[row_of[:count][mine]] = getattr(part, kind)[local[mine]]
@@ -239,13 +216,6 @@ def _identity(sha256: str) -> int:
 
 def _pairs(image_rows: npt.NDArray[np.int64], text_rows: npt.NDArray[np.int64]) -> Pairs:
     return Pairs(torch.from_numpy(image_rows.copy()), torch.from_numpy(text_rows.copy()))
-
-
-def _joined(first: Pairs, second: Pairs) -> Pairs:
-    return Pairs(
-        torch.cat([first.image_rows, second.image_rows]),
-        torch.cat([first.text_rows, second.text_rows]),
-    )
 
 
 def _by_label(trusted: Pairs, index: npt.NDArray[np.int64], labels: Sequence[int]) -> TrustedPairs:

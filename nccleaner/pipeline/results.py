@@ -124,8 +124,10 @@ class EvaluateResult:
 
     Attributes:
         retrieval: On clean pairs.
+        retrieval_in_folds: On the same, the mean over folds of their images.
         detection: Against the truth.
     """
 
     retrieval: RetrievalMetrics | None
+    retrieval_in_folds: RetrievalMetrics | None
     detection: DetectionMetrics | None

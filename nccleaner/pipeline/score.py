@@ -90,14 +90,15 @@ class Scoring:
         target = Workspace(Path(output)) if output is not None else workspace
         description = RunDescription.read(workspace.description)
         config = description.config
+        fine_tuned = workspace.fine_tuned if config.train.fine_tune_epochs else None
         device = resolve_device(config.encoders.device)
         return Scoring(
             workspace,
             target,
             description,
             FeatureStore(
-                target.features,
-                Backbones(config.encoders),
+                target.fine_tuned_features if fine_tuned else target.features,
+                Backbones(config.encoders, fine_tuned),
                 config.data,
                 description.image_encoder,
                 description.text_encoder,

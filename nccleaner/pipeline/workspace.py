@@ -48,9 +48,34 @@ class Workspace:
         return self.root / "features"
 
     @property
+    def fine_tuned_features(self) -> Path:
+        """The feature cache of the fine-tuned encoder."""
+        return self.root / "features-fine-tuned"
+
+    @property
+    def reconstruction(self) -> Path:
+        """Images and captions beside their reconstructions; only where those are switched on."""
+        return self.root / "reconstruction"
+
+    @property
     def scorer(self) -> Path:
         """The snapshot that scores."""
         return self.root / "checkpoints" / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """The networks after the last epoch."""
+        return self.root / "checkpoints" / "last.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """All that training goes on from."""
+        return self.root / "checkpoints" / "state.pt"
+
+    @property
+    def fine_tuned(self) -> Path:
+        """The image backbones that were fine-tuned, and the main networks that read them."""
+        return self.root / "checkpoints" / "fine_tuned.safetensors"
 
     @property
     def pool(self) -> Path:

@@ -178,3 +178,5 @@ Retrieval among 1,000 images and 5,000 captions
   Sum of the six  444.9 of 600
 """
     )
+    in_folds = shown(lambda display: show_retrieval(display, metrics, folds=5))
+    assert "Retrieval among 1,000 images and 5,000 captions, mean of 5 folds\n" in in_folds

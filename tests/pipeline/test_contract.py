@@ -195,8 +195,15 @@ def test_the_run_directory_holds_what_the_contract_names(fitted):
     assert described["config"]["train"]["epochs"] == 2
     assert described["versions"]["torch"]
     assert described["result"]["seconds"] > 0
-    lines = (fitted.run / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    lines = [json.loads(line) for line in (fitted.run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2]
+    assert {file.name for file in (fitted.run / "checkpoints").iterdir()} == {
+        "best.safetensors",
+        "last.safetensors",
+        "state.pt",
+        "pool.parquet",
+        "trusted.parquet",
+    }
     assert not (fitted.run / "training").exists()
     assert not list(fitted.run.rglob(".nccleaner-*"))
 

@@ -125,6 +125,21 @@ def test_retrieval_is_that_of_the_embeddings(run, fitted):
     assert {path: path.stat().st_mtime_ns for path in (run / "scores").iterdir()} == scores
 
 
+def test_folds_are_measured_beside_the_whole(run, fitted):
+    whole = evaluate(run, fitted.shards / "00001.tar")
+    found = evaluate(run, fitted.shards / "00001.tar", folds=4)
+
+    assert whole.retrieval_in_folds is None
+    assert found.retrieval == whole.retrieval
+    assert found.retrieval is not None
+    assert found.retrieval_in_folds is not None
+    assert found.retrieval_in_folds.images == found.retrieval.images
+    assert found.retrieval_in_folds.rsum > found.retrieval.rsum  # fewer wrong answers
+    for folds in (0, 2):
+        with pytest.raises(UsageError, match=f"{folds} folds"):
+            evaluate(run, truth="truth.csv", folds=folds)
+
+
 def test_shards_that_were_corrupted_are_found_out(run, fitted, tmp_path, trusted_csv):
     out = tmp_path / "noisy"
     report = nccleaner.corrupt(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -82,6 +83,23 @@ def test_a_fit_that_is_killed_while_extracting_goes_on_where_it_was(fitted, trus
     assert read_scores(run) == read_scores(fitted.run)
 
 
+def test_a_fit_with_nothing_changed_trains_nothing_and_leaves_what_is_there(
+    fitted, trusted_csv, tmp_path
+):
+    run = tmp_path / "run"
+    shutil.copytree(fitted.run, run)
+    kept = [path for path in run.rglob("*") if path.is_file() and path.name != "run.json"]
+    before = {path: path.read_bytes() for path in kept if path.name != "state.pt"}
+    trained_at = (run / "checkpoints" / "state.pt").stat().st_mtime_ns
+
+    result = nccleaner.fit(fitted.shards, meta=trusted_csv, run=run, config=tiny())
+
+    assert (run / "checkpoints" / "state.pt").stat().st_mtime_ns == trained_at
+    assert {path: path.read_bytes() for path in before} == before
+    same = {"run": fitted.run, "seconds": 0.0, "training_s": 0.0}
+    assert replace(result, **same) == replace(fitted.result, **same)
+
+
 def test_training_that_fails_leaves_no_fit_and_no_tables(
     fitted, trusted_csv, tmp_path, monkeypatch
 ):
@@ -90,7 +108,7 @@ def test_training_that_fails_leaves_no_fit_and_no_tables(
     def fail(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nccleaner.pipeline.fit.fit_scorer", fail)
+    monkeypatch.setattr("nccleaner.pipeline.fit.train_scorer", fail)
     with pytest.raises(KeyboardInterrupt):
         nccleaner.fit(fitted.shards, meta=trusted_csv, run=run, config=tiny())
 

@@ -25,10 +25,15 @@ def digest(number: int) -> str:
     return f"{number:064x}"
 
 
+def square(values: Sequence[int]) -> np.ndarray:
+    """Targets of one gray each."""
+    return np.tile(np.uint8(values)[:, None, None, None], (1, 64, 64, 3))
+
+
 def make_part(folder: Path, name: str, samples: Sequence[tuple[str, int, str]]) -> FeaturePart:
     """A part by hand: samples of key, number of the image, caption; image "-1" is a reject.
 
-    The feature of image n is n everywhere, that of a caption its length.
+    The feature and the target of image n are n everywhere, the feature of a caption its length.
     """
     folder = folder / name
     folder.mkdir(parents=True)
@@ -52,6 +57,7 @@ def make_part(folder: Path, name: str, samples: Sequence[tuple[str, int, str]]) 
     np.save(folder / "image.npy", np.repeat(np.float16(images)[:, None], WIDTH, axis=1))
     lengths = np.float16([len(text) for text in texts])
     np.save(folder / "text.npy", np.repeat(lengths[:, None], WIDTH, axis=1))
+    np.save(folder / "target.npy", square(images))
     pairs = sum(image >= 0 for _, image, _ in samples)
     return FeaturePart(folder, ShardReport(name, len(rows), pairs, {}))
 
@@ -62,6 +68,7 @@ def labelled_pair(number: int, text: str, label: int = 1, key: str | None = None
         digest(number),
         np.full(WIDTH, number, np.float16),
         np.full(WIDTH, len(text), np.float16),
+        square([number])[0],
     )
 
 
@@ -120,6 +127,24 @@ def test_features_belong_to_their_pairs(parts, trusted, tmp_path):
     assert identities.tolist() == image_identities([digest(30)]).tolist()
 
 
+def test_targets_are_in_the_rows_of_the_features(parts, trusted, tmp_path):
+    weights = {"image_reconstruction": 0.1, "caption_reconstruction": 0.1}
+    tables = build(parts, trusted, tmp_path, train=weights, model={"vocabulary": 300})
+
+    images, (ids, tokenizer) = tables.targets
+    assert len(images) == len(tables.features.images)
+    assert (images == tables.features.images[:, 0].view(-1, 1, 1, 1)).all()
+    lengths = [len(caption) for caption in tokenizer.decode(ids.numpy())]
+    longest = min(tables.features.texts[:, 0].max().item(), tiny().model.max_tokens)
+    assert ids.shape[1] <= longest
+    whole = (ids == 0).any(dim=1).numpy()  # not cut
+    assert whole.sum() > 30
+    expected = tables.features.texts[:, 0].numpy()
+    assert (np.array(lengths)[whole] == expected[whole]).all()
+    assert (tables.tokenizer, tables.vocabulary) == ("", 0)  # nothing reads captions by tokens
+    assert build(parts, trusted, tmp_path / "off").targets == (None, None)
+
+
 def test_probes_are_matched_where_their_captions_are_their_own(parts, trusted, tmp_path):
     tables = build(parts, trusted, tmp_path)
 
@@ -134,8 +159,16 @@ def test_probes_are_matched_where_their_captions_are_their_own(parts, trusted, t
     assert sorted(planted) == sorted(f"a{int(n)}" for n in images[own])
 
 
-def test_the_seed_decides_and_the_cap_samples_all_shards(parts, trusted, tmp_path):
-    # 121 pairs, of which about half are drawn.
+def test_the_seed_decides_and_the_cap_samples_all_shards(trusted, tmp_path):
+    # 200 pairs, of which 30 are trusted.
+    parts = [
+        make_part(
+            tmp_path / "more",
+            name,
+            [(f"{name}{n}", first + n, letter * (first + n + 1)) for n in range(100)],
+        )
+        for name, first, letter in (("a", 0, "x"), ("b", 100, "y"))
+    ]
     capped = {"max_pairs": 100}
     tables = [
         build(parts, trusted, tmp_path / str(n), train=capped, seed=seed)
@@ -144,9 +177,9 @@ def test_the_seed_decides_and_the_cap_samples_all_shards(parts, trusted, tmp_pat
 
     keys = [t.pool_samples["key"].to_pylist() for t in tables]
     assert keys[0] == keys[1] != keys[2]
-    for drawn in keys:
+    for drawn, one in zip(keys, tables, strict=True):
         assert {key[0] for key in drawn} >= {"a", "b"}
-        assert 55 <= len(drawn) <= 100
+        assert len(one.pool) - len(one.probe_matched) == 100
 
 
 def test_pools_and_trusted_pairs_that_are_too_small_are_refused(parts, trusted, tmp_path):

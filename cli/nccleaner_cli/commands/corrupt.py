@@ -49,7 +49,13 @@ Images and everything else keep their bytes. The same arguments give the same by
     type=click.Choice(get_args(NoiseKind)),
     default="random",
     show_default=True,
-    help="random: each pair by itself; block: all captions of an image move together.",
+    help="random: each pair by itself; block: all captions of an image move together; similar: "
+    "captions that share words are swapped; same-category: captions stay in their category.",
+)
+@click.option(
+    "--category-column",
+    metavar="NAME",
+    help="The shards' own column of categories, for --kind same-category.",
 )
 @click.option(
     "--trusted",
@@ -65,19 +71,33 @@ def corrupt(
     ratio: float,
     seed: int,
     kind: NoiseKind,
+    category_column: str | None,
     trusted: Path | None,
 ) -> CorruptReport:
     """Runs the command."""
     import nccleaner
 
     report = nccleaner.corrupt(
-        shards, out, ratio=ratio, seed=seed, kind=kind, trusted=trusted, reporter=display
+        shards,
+        out,
+        ratio=ratio,
+        seed=seed,
+        kind=kind,
+        category_column=category_column,
+        trusted=trusted,
+        reporter=display,
     )
     share = f" ({percent(report.mismatched / report.pairs)})" if report.pairs else ""
     display.heading(
         f"Wrote {quantity(report.pairs, 'pair')} to {out}; {report.mismatched:,}{share} of them "
-        f"are mismatched, as {report.truth} says. Next:"
+        f"are mismatched, as {report.truth} says."
     )
+    if report.near is not None:
+        display.paragraph(
+            f"{percent(report.near)} of the captions that moved took the place of one of the ten "
+            "most like them."
+        )
+    display.paragraph("Next:")
     meta = trusted or "trusted.csv"
     display.command(command_line("nccleaner", "fit", out, "--meta", meta, "--run", "test"))
     display.command(command_line("nccleaner", "evaluate", "--truth", report.truth, "--run", "test"))

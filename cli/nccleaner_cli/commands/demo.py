@@ -22,6 +22,7 @@ learns, cleans, compares with the truth, searches, and explains each step in pla
 
 Takes a few minutes on two cores, and no network."""
 
+_PRESET = "small"
 _QUERIES = ("a bird", "a musical instrument", "a road sign")
 _REJECTS_SHOWN = 8
 _HITS_SHOWN = 3
@@ -59,9 +60,17 @@ def demo(display: Display, *, run: Path) -> DemoResult:
     example = read_example()
     tour.tell_data(display, example)
 
-    fit_words = ("fit", example.shards, "--meta", example.trusted, "--run", run)
-    tour.announce(display, "2. Learn", *fit_words)
-    fitted = nccleaner.fit([example.shards], meta=example.trusted, run=run, reporter=display)
+    preset = ("--preset", _PRESET)
+    tour.announce(
+        display, "2. Learn", "fit", example.shards, "--meta", example.trusted, *preset, "--run", run
+    )
+    fitted = nccleaner.fit(
+        [example.shards],
+        meta=example.trusted,
+        run=run,
+        config=nccleaner.RunConfig.preset(_PRESET),
+        reporter=display,
+    )
     tour.tell_fit(display, fitted)
 
     tour.announce(display, "3. Clean", "purge", "--run", run)

@@ -9,12 +9,12 @@ import click
 
 from nccleaner_cli.command import Command, run_option, run_words, shows_result
 from nccleaner_cli.console import Display
+from nccleaner_cli.errors import exit_codes
 from nccleaner_cli.results import show_fit
 from nccleaner_cli.settings import (
     build_config,
-    describe,
+    list_settings,
     setting_option,
-    settings,
     take_settings,
 )
 from nccleaner_cli.text import command_line
@@ -36,9 +36,15 @@ Features are kept in the run directory: a second fit on the same shards only tra
 
 
 def _list_settings(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    """Lists the settings as the other options make them, before any that is missing is missed."""
     if asked:
+        given = dict(ctx.params)
+        sources = (given.pop(name, None) for name in ("preset", "config_file", "assignments"))
+        preset, file, assignments = sources
+        with exit_codes(debug=False):
+            config = build_config(preset, file, assignments or (), take_settings(given))
         formatter = ctx.make_formatter()
-        formatter.write_dl([(name, describe(field)) for name, field in settings().items()])
+        formatter.write_dl(list_settings(config))
         click.echo(formatter.getvalue(), nl=False)
         ctx.exit()
 
@@ -51,6 +57,7 @@ def _list_settings(ctx: click.Context, _parameter: click.Parameter, asked: bool)
         "nccleaner fit shards/ --meta trusted.csv",
         "nccleaner fit 's3://bucket/{00000..00099}.tar' --meta trusted.csv --run laion",
         "nccleaner fit shards/ --meta trusted.csv --epochs 20 --set train.margin=0.3",
+        "nccleaner fit shards/ --meta trusted.csv --preset clip",
     ],
     then="`nccleaner purge` scores every pair, drops the mismatched, and writes the rest.",
 )
@@ -62,6 +69,13 @@ def _list_settings(ctx: click.Context, _parameter: click.Parameter, asked: bool)
     help="The trusted pairs: CSV, TSV or Parquet.",
 )
 @run_option()
+@click.option(
+    "--preset",
+    metavar="NAME",
+    is_eager=True,
+    help="Settings that come with nccleaner: small (for CPUs), clip (image and text towers by "
+    "open_clip) or paper (as published). --config and options go over them.",
+)
 @setting_option("--seed", "seed")
 @setting_option("--image-encoder", "encoders.image")
 @setting_option("--image-weights", "encoders.image_weights")
@@ -75,21 +89,23 @@ def _list_settings(ctx: click.Context, _parameter: click.Parameter, asked: bool)
     "--set",
     "assignments",
     multiple=True,
+    is_eager=True,
     metavar="NAME=VALUE",
     help="Any other setting, for example train.margin=0.3; may be repeated.",
 )
 @click.option(
     "--settings",
     is_flag=True,
-    is_eager=True,
     expose_value=False,
     callback=_list_settings,
-    help="List the settings that --set and --config take, and exit.",
+    help="List the settings that --set and --config take, as the other options make them, and "
+    "exit.",
 )
 @click.option(
     "--config",
     "config_file",
     type=click.Path(path_type=Path, dir_okay=False),
+    is_eager=True,
     help="Settings from a JSON or TOML file; options go over it.",
 )
 @shows_result
@@ -99,12 +115,13 @@ def fit(
     shards: tuple[str, ...],
     meta: Path,
     run: Path,
+    preset: str | None,
     assignments: tuple[str, ...],
     config_file: Path | None,
     **options: Any,
 ) -> FitResult:
     """Runs the command."""
-    config = build_config(config_file, assignments, take_settings(options))
+    config = build_config(preset, config_file, assignments, take_settings(options))
 
     import nccleaner
 

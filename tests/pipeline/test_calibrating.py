@@ -1,0 +1,109 @@
+"""What the trusted pairs decide after training, on images with several captions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from families import HELD_OUT, PROBES, RATE, make_family
+from handmade import small, train
+from sklearn.metrics import roc_auc_score
+
+from nccleaner.pipeline.calibrating import calibrate
+from nccleaner.pipeline.device import DeviceTables
+from nccleaner.purify.scoring import Scored, Scorer
+from nccleaner.train.pairs import Pairs, join_pairs
+
+CONFIG = small(train={"epochs": 2}, purify={"references": 512})
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory):
+    """A scorer that hears siblings, its tables, and which pairs of the pool are matched."""
+    tables, matched = make_family(3, "random")
+    fitted = train(tmp_path_factory.mktemp("heard"), None, tables, CONFIG)
+    assert fitted.scorer.siblings
+    assert fitted.noise_rate == pytest.approx(RATE, abs=0.05)
+    return fitted.scorer, DeviceTables.on(tables, "cpu"), matched
+
+
+def score(scorer: Scorer, data: DeviceTables, pairs: Pairs, *, fitted: np.ndarray) -> Scored:
+    return scorer.score(
+        scorer.gather(data.features, pairs, identities=data.identities), fitted=fitted
+    )
+
+
+def test_both_judges_hear_siblings_and_are_better_for_it(heard):
+    scorer, data, matched = heard
+    fitted = np.ones(len(matched), dtype=bool)
+    evidence = scorer.gather(data.features, data.pool, identities=data.identities)
+    for judge in (scorer.judges.fitted, scorer.judges.unseen):
+        assert len(judge.sibling_heads) == 2
+    alone = scorer.judges.fitted.corrected_similarity(evidence.of_rows(slice(None)))
+
+    scores = scorer.score(evidence, fitted=fitted)
+
+    both = roc_auc_score(matched, scores.corrected_similarity)
+    assert both > roc_auc_score(matched, alone) + 0.005
+    assert (1 - scores.clean_probability).mean() == pytest.approx(RATE, abs=0.05)
+
+
+def test_labelled_pairs_score_like_other_pairs_of_their_standing(heard):
+    """The probes by heads that did not learn from them; the truth knows the rest of the pool."""
+    scorer, data, matched = heard
+    scores = score(scorer, data, data.pool, fitted=np.ones(len(matched), dtype=bool))
+    rest, labelled = slice(0, len(matched) - PROBES), scorer.judges.fitted.labelled
+
+    np.testing.assert_array_equal(labelled.matched, matched[rest.stop :])
+    by_probes = roc_auc_score(labelled.matched, labelled.corrected_similarity)
+    by_truth = roc_auc_score(matched[rest], scores.corrected_similarity[rest])
+    assert by_probes == pytest.approx(by_truth, abs=0.05)
+
+
+def test_pairs_outside_the_pool_are_told_apart_beside_their_siblings_in_it(heard):
+    scorer, data, matched = heard
+    own = data.tables.held_out.matched
+    other = Pairs(own.image_rows, own.text_rows.roll(1))
+    pairs = join_pairs(data.pool, own, other)
+    standing = np.arange(len(pairs)) < len(matched)
+
+    scores = score(scorer, data, pairs, fitted=standing)
+
+    truth = np.arange(2 * HELD_OUT) < HELD_OUT
+    assert roc_auc_score(truth, scores.clean_probability[~standing]) > 0.9
+    assert scorer.judges.unseen.noise_rate == scorer.judges.fitted.noise_rate
+
+
+def test_calibrating_again_gives_the_same_judges(heard):
+    scorer, data, _ = heard
+    before, contrast = scorer.judges, scorer.contrast
+    judged: list[int] = []
+
+    again = calibrate(scorer, data, CONFIG, lambda: judged.append(1))
+
+    assert judged == [1, 1]
+    assert again.fitted.to_json() == before.fitted.to_json()
+    assert again.unseen.to_json() == before.unseen.to_json()
+    assert torch.equal(scorer.contrast.texts, contrast.texts)
+
+
+def test_siblings_that_were_not_heard_before_training_are_not_heard_after_it(heard):
+    scorer, data, _ = heard
+    deaf = Scorer(
+        architecture=scorer.architecture,
+        networks=scorer.networks,
+        frozen=scorer.frozen,
+        siblings=False,
+        judges=None,
+        tokenizer="",
+    )
+
+    judges = calibrate(deaf, data, CONFIG, lambda: None)
+
+    assert not judges.fitted.sibling_heads
+    assert not judges.unseen.sibling_heads
+    for with_, without in (
+        (scorer.judges.fitted, judges.fitted),
+        (scorer.judges.unseen, judges.unseen),
+    ):
+        assert with_.heads[0].weights.tolist() == without.heads[0].weights.tolist()
