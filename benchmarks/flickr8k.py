@@ -15,48 +15,25 @@ The same input gives the same bytes. Flickr8k is for research only: pass on noth
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
-import json
 import tarfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
+from webshards import Pair, write_csv, write_shards
 
-from nccleaner.data.noise import NoiseKind, mismatched, permute_captions
+from nccleaner.data.nearest import nearest_captions, word_vectors
+from nccleaner.data.noise import Indices, NoiseKind, mismatched, permute_captions
 from nccleaner.files import replace_folder
 
-SAMPLES_PER_SHARD = 1_000
 TRAIN_IMAGES = 6_000
 VALIDATION_IMAGES = 1_000
 CAPTIONS_PER_IMAGE = 5
 
 Split = Literal["train", "val"]
-Name = tuple[str, str]  # shard and key
-
-# What img2dataset writes.
-SCHEMA = pa.schema(
-    [
-        ("caption", pa.string()),
-        ("url", pa.string()),
-        ("key", pa.string()),
-        ("status", pa.string()),
-        ("error_message", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("original_width", pa.int32()),
-        ("original_height", pa.int32()),
-        ("exif", pa.string()),
-        ("sha256", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +63,6 @@ class TrainingPlan:
         return f"train-{size}-{self.trusted}trusted-{self.kind}-{self.ratio}-seed{self.seed}"
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """An image file of Flickr8k with a caption, its own or another's."""
-
-    image_name: str
-    image: bytes
-    caption: str
-
-
 def build_training(flickr8k: Path, work: Path, plan: TrainingPlan) -> Path:
     """Makes training shards, with `trusted.csv` and `truth.csv` beside them, unless they are there.
 
@@ -120,20 +88,16 @@ def build_training(flickr8k: Path, work: Path, plan: TrainingPlan) -> Path:
     images = [pair.image for pair in clean]  # files of equal bytes are one image
     captions = [pair.caption for pair in clean]
     caption_from = np.arange(len(clean))
-    caption_from[free] = free[
-        permute_captions(
-            [images[i] for i in free], ratio=plan.ratio, seed=plan.seed, kind=plan.kind
-        )
-    ]
+    caption_from[free] = free[_permute([clean[i] for i in free], plan)]
     wrong = mismatched(caption_from, images, captions)
     pairs = [
-        Pair(pair.image_name, pair.image, captions[source])
+        Pair(pair.url, pair.image, captions[source])
         for pair, source in zip(clean, caption_from, strict=True)
     ]
     with replace_folder(folder) as temporary:
-        names = _write_shards(temporary / "shards", pairs)
-        _write_csv(temporary / "trusted.csv", ("shard", "key"), (names[i] for i in trusted))
-        _write_csv(
+        names = write_shards(temporary / "shards", pairs)
+        write_csv(temporary / "trusted.csv", ("shard", "key"), (names[i] for i in trusted))
+        write_csv(
             temporary / "truth.csv",
             ("shard", "key", "mismatched"),
             ((*names[i], int(wrong[i])) for i in free),
@@ -157,8 +121,41 @@ def build_validation(flickr8k: Path, work: Path, *, images: int) -> Path:
         rng = np.random.default_rng(0)
         pairs = _draw_pairs(flickr8k, "val", images=images, captions=CAPTIONS_PER_IMAGE, rng=rng)
         with replace_folder(folder) as temporary:
-            _write_shards(temporary / "shards", pairs)
+            write_shards(temporary / "shards", pairs)
     return folder
+
+
+def build_clean(training: Path, folder: Path) -> None:
+    """Makes shards of the pairs of training shards that are not mismatched, unless they are there.
+
+    Args:
+        training: As `build_training` made it.
+        folder: Where the shards go, under their names; samples keep their keys.
+    """
+    if folder.exists():
+        return
+    with (training / "truth.csv").open(encoding="utf-8", newline="") as file:
+        told = [tuple(row.values()) for row in csv.DictReader(file)]
+    mismatched_names = {(shard, key) for shard, key, wrong in told if wrong == "1"}
+    with replace_folder(folder) as temporary:
+        for path in sorted((training / "shards").glob("*.tar")):
+            with tarfile.open(path) as old, tarfile.open(temporary / path.name, "w") as new:
+                for header in old:
+                    if (path.stem, header.name.partition(".")[0]) not in mismatched_names:
+                        new.addfile(header, old.extractfile(header))
+
+
+def _permute(pairs: Sequence[Pair], plan: TrainingPlan) -> Indices:
+    """Which pair's caption each pair gets, as `permute_captions` returns it."""
+    images = [pair.image for pair in pairs]
+    captions = [pair.caption for pair in pairs]
+    nearest = None
+    if plan.kind == "similar":
+        vectors = word_vectors(captions)
+        nearest = nearest_captions(vectors, image_ids=images, captions=captions)
+    return permute_captions(
+        images, ratio=plan.ratio, seed=plan.seed, kind=plan.kind, nearest=nearest
+    )
 
 
 def _draw_pairs(
@@ -168,7 +165,7 @@ def _draw_pairs(
     texts = _read_captions(flickr8k, split)
     contents = _read_images(flickr8k, split)
     return [
-        Pair(name, contents[name], caption)
+        Pair(f"flickr8k:{name}", contents[name], caption)
         for name in _draw(sorted(texts), images, rng)
         for caption in _draw(texts[name], captions, rng)
     ]
@@ -197,73 +194,3 @@ def _read_images(flickr8k: Path, split: Split) -> dict[str, bytes]:
             if member is not None:
                 images[header.name] = member.read()
     return images
-
-
-def _write_shards(folder: Path, pairs: Sequence[Pair]) -> list[Name]:
-    """Writes pairs as samples of img2dataset's `webdataset` output; returns their names."""
-    folder.mkdir()
-    digits = len(str(SAMPLES_PER_SHARD - 1))
-    names = []
-    for start in range(0, len(pairs), SAMPLES_PER_SHARD):
-        shard = f"{start // SAMPLES_PER_SHARD:05d}"
-        samples = {
-            f"{shard}{row:0{digits}d}": pair
-            for row, pair in enumerate(pairs[start : start + SAMPLES_PER_SHARD])
-        }
-        _write_shard(folder, shard, samples)
-        names += [(shard, key) for key in samples]
-    return names
-
-
-def _write_shard(folder: Path, name: str, samples: Mapping[str, Pair]) -> None:
-    """Writes the tar, the Parquet file and the statistics of one shard."""
-    rows = [_metadata(key, pair) for key, pair in samples.items()]
-    with tarfile.open(folder / f"{name}.tar", "w") as tar:
-        for pair, row in zip(samples.values(), rows, strict=True):
-            _add_member(tar, f"{row['key']}.jpg", pair.image)
-            _add_member(tar, f"{row['key']}.txt", pair.caption.encode())
-            _add_member(tar, f"{row['key']}.json", json.dumps(row, indent=4).encode())
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / f"{name}.parquet")
-    stats = {
-        "count": len(samples),
-        "successes": len(samples),
-        "failed_to_download": 0,
-        "failed_to_resize": 0,
-        "duration": 0.0,
-        "start_time": 0.0,
-        "end_time": 0.0,
-        "status_dict": {"success": len(samples)},
-    }
-    (folder / f"{name}_stats.json").write_text(json.dumps(stats, indent=4))
-
-
-def _metadata(key: str, pair: Pair) -> dict[str, object]:
-    """The row of a sample in the Parquet file, and its JSON member."""
-    width, height = Image.open(io.BytesIO(pair.image)).size
-    return {
-        "caption": pair.caption,
-        "url": f"flickr8k:{pair.image_name}",
-        "key": key,
-        "status": "success",
-        "error_message": None,
-        "width": width,
-        "height": height,
-        "original_width": width,
-        "original_height": height,
-        "exif": "{}",
-        "sha256": hashlib.sha256(pair.image).hexdigest(),
-    }
-
-
-def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Appends a file; a new header has a fixed time and owner: equal content gives equal bytes."""
-    header = tarfile.TarInfo(name)
-    header.size = len(content)
-    tar.addfile(header, io.BytesIO(content))
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

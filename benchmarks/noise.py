@@ -1,10 +1,13 @@
 """How well mismatched captions are found, and what training among them costs (METHOD 5).
 
-For each configuration: makes noisy Flickr8k shards, runs the command line on them as a user would
-(`fit`, `purge`, `evaluate`), and prints and writes what it measured.
+For each configuration: makes noisy Flickr8k shards, lets nccleaner (by its command line, as a user
+would) and the baselines judge them, compares each with the truth, and keeps the figures. Draws
+tables and figures from all that the work folder holds. A method that was measured in a
+configuration is not run there again; remove its file in DIR/results/ for that.
 
     python benchmarks/noise.py --quick --captions 1
-    python benchmarks/noise.py --ratio 0.2,0.4,0.6 --seed 0,1,2
+    python benchmarks/noise.py --ratio 0,0.2,0.4,0.6,0.8 --seed 0,1,2
+    python benchmarks/noise.py --captions 1 --trusted 50,150,600,2000 --methods nccleaner
 
 Reads $NCC_DATA, by default ../shared/data beside the repository. See docs/benchmarks.md.
 """
@@ -12,226 +15,184 @@ Reads $NCC_DATA, by default ../shared/data beside the repository. See docs/bench
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
-import json
-import os
-import shlex
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-from flickr8k import (
-    TRAIN_IMAGES,
-    VALIDATION_IMAGES,
-    TrainingPlan,
-    build_training,
-    build_validation,
-)
+from arguments import listed, new_parser, open_source, options, size
+from baselines.methods import BASELINES
+from figures import draw_ratios, draw_trusted
+from flickr8k import TrainingPlan
+from measuring import METHODS, PRODUCT, Configuration
+from records import Record, Results, write_csv
+from tables import figures, markdown, summary
 
 from nccleaner.files import replace_file
-
-T = TypeVar("T")
-
-HERE = Path(__file__).resolve().parent
-QUICK_TRAIN_IMAGES, QUICK_TRUSTED = 1_000, 150
-QUICK_VALIDATION_IMAGES = 200
-TRUSTED = 600
-
-# What a configuration gave, by the part it comes from and its name there.
-Record = dict[str, dict[str, Any]]
+from nccleaner_cli.settings import build_config
 
 
-class Column(NamedTuple):
-    """A column of a table: its heading, the figure it shows, and how."""
+class Figure(NamedTuple):
+    """A figure that a table compares methods by.
 
-    heading: str
-    part: str
+    Attributes:
+        title: Of the table.
+        name: Of the figure in a record.
+        spec: How it is written.
+        better: 1 where more is better, −1 where less is, 0 where neither: nobody is ahead then.
+    """
+
+    title: str
     name: str
-    format: str
+    spec: str
+    better: int
 
 
-PLAN = (
-    Column("captions", "plan", "captions", "d"),
-    Column("noise", "plan", "kind", "s"),
-    Column("ratio", "plan", "ratio", "g"),
-    Column("seed", "plan", "seed", "d"),
+FIGURES = (
+    Figure("Detection: AUROC", "auroc", ".3f", 1),
+    Figure("Detection: AUPRC", "auprc", ".3f", 1),
+    Figure("Detection: F1 at the automatic cut-off", "f1", ".3f", 1),
+    Figure("Detection: F1 at the best cut-off", "best_f1", ".3f", 1),
+    Figure("Expected calibration error", "calibration_error", ".3f", -1),
+    Figure("Estimated less true noise rate", "noise_error", "+.3f", 0),
+    Figure("Share of the pairs that the automatic cut-off drops", "dropped", ".3f", 0),
+    Figure("Retrieval on clean validation pairs: rSum", "rsum", ".1f", 1),
+    Figure("Seconds, features at hand", "seconds", ".0f", 0),
 )
-TABLES = {
-    "Mismatched captions among the training pairs that are not trusted": (
-        *PLAN,
-        Column("AUROC", "detection", "auroc", ".3f"),
-        Column("AUPRC", "detection", "auprc", ".3f"),
-        Column("F1", "detection", "f1", ".3f"),
-        Column("best F1", "detection", "best_f1", ".3f"),
-        Column("ECE", "detection", "calibration_error", ".3f"),
-        Column("true rate", "noise_rate", "true", ".3f"),
-        Column("estimated", "noise_rate", "estimated", ".3f"),
-        Column("error", "noise_rate", "error", "+.3f"),
-    ),
-    "Retrieval on clean validation pairs, in percent, and the time of fit": (
-        *PLAN,
-        Column("i2t R@1", "retrieval", "image_to_text_r1", ".1f"),
-        Column("R@5", "retrieval", "image_to_text_r5", ".1f"),
-        Column("R@10", "retrieval", "image_to_text_r10", ".1f"),
-        Column("t2i R@1", "retrieval", "text_to_image_r1", ".1f"),
-        Column("R@5", "retrieval", "text_to_image_r5", ".1f"),
-        Column("R@10", "retrieval", "text_to_image_r10", ".1f"),
-        Column("rSum", "retrieval", "rsum", ".1f"),
-        Column("fit s", "seconds", "fit", ".0f"),
-        Column("training s", "seconds", "training", ".0f"),
-    ),
-}
 
 
 def main() -> None:
-    """Measures every configuration that the arguments ask for."""
+    """Measures what the arguments ask for and is not measured yet."""
     arguments = parse_arguments()
-    flickr8k = Path(os.environ.get("NCC_DATA", HERE.parents[1] / "shared" / "data")) / "flickr8k"
-    if not flickr8k.is_dir():
-        sys.exit(f"{flickr8k} is not there. Set NCC_DATA to the folder that holds flickr8k/.")
-    work: Path = arguments.work
-    validation = build_validation(
-        flickr8k, work, images=QUICK_VALIDATION_IMAGES if arguments.quick else VALIDATION_IMAGES
-    )
-    options = [f"--set={setting}" for setting in arguments.set]
-    if arguments.config is not None:
-        options.append(f"--config={arguments.config}")
-    records = []
+    config = build_config(arguments.preset, arguments.config, arguments.set, {})
+    source = open_source(arguments, config)
+    results = Results(source.work / "results")
+    words = options(arguments, arguments.set)
     for plan in plans(arguments):
-        training = build_training(flickr8k, work, plan)
-        records.append(measure(plan, training, validation, work / f"run-{plan.name}", options))
-        # After each: what is measured is not lost with what comes after it.
-        write_results(records, work, "noise-quick" if arguments.quick else "noise")
-    print(tables(records))
+        configuration = Configuration(source, plan, words)
+        for method in arguments.methods:
+            # With the settings that were given, which all methods share.
+            name = " ".join([method, *(word.partition("=")[2] for word in words)])
+            if results.has(plan.name, name):
+                continue
+            record = configuration.measure(method)
+            results.add(plan.name, name, {**asdict(plan), "method": name, **record})
+            # After each: what is measured is not lost with what comes after it.
+            write_results(results, source.work)
+        if not arguments.keep:
+            configuration.remove()
+    print(write_results(results, source.work))
 
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    summary, _, rest = (__doc__ or "").partition("\n")
-    parser = argparse.ArgumentParser(
-        description=summary, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__ or "")
     add = parser.add_argument
     add("--captions", type=listed(int), default=[5, 1], metavar="N,...", help="an image (5,1)")
     add("--ratio", type=listed(float), default=[0.4], metavar="R,...", help="of the noise (0.4)")
-    add("--kind", type=listed(str), default=["random"], metavar="K,...", help="random or block")
-    add("--seed", type=listed(int), default=[0], metavar="S,...", help="of noise and fit (0)")
-    add("--quick", action="store_true", help="1,000 images to train on, not 6,000")
     add(
-        "--work",
-        type=Path,
-        default=HERE / "results",
-        metavar="DIR",
-        help="for shards, runs and results (benchmarks/results)",
+        "--kind",
+        type=listed(str),
+        default=["random"],
+        metavar="K,...",
+        help="random, block or similar (random)",
     )
-    add("--config", type=Path, metavar="FILE", help="handed on to fit")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="handed on to fit")
-    return parser.parse_args()
-
-
-def listed(convert: Callable[[str], T]) -> Callable[[str], list[T]]:
-    """The type of an argument that takes values with commas between them."""
-    return lambda text: [convert(value) for value in text.split(",")]
+    add("--trusted", type=listed(int), metavar="N,...", help="pairs (600; 150 with --quick)")
+    add("--seed", type=listed(int), default=[0], metavar="S,...", help="of noise and fit (0)")
+    add(
+        "--methods",
+        type=listed(str),
+        default=list(METHODS),
+        metavar="M,...",
+        help=f"of {', '.join(METHODS)} (all)",
+    )
+    add("--keep", action="store_true", help="keep shards and runs when they are measured")
+    arguments = parser.parse_args()
+    unknown = set(arguments.methods) - set(METHODS)
+    if unknown:
+        parser.error(f"no such methods: {', '.join(sorted(unknown))}")
+    return arguments
 
 
 def plans(arguments: argparse.Namespace) -> list[TrainingPlan]:
     """Every combination of what the arguments list."""
     return [
         TrainingPlan(
-            images=QUICK_TRAIN_IMAGES if arguments.quick else TRAIN_IMAGES,
+            images=size(arguments).images,
             captions=captions,
-            trusted=QUICK_TRUSTED if arguments.quick else TRUSTED,
+            trusted=trusted,
             kind=kind,
             ratio=ratio,
             seed=seed,
         )
-        for captions, kind, ratio, seed in itertools.product(
-            arguments.captions, arguments.kind, arguments.ratio, arguments.seed
+        for captions, kind, ratio, trusted, seed in itertools.product(
+            arguments.captions,
+            arguments.kind,
+            arguments.ratio,
+            arguments.trusted or [size(arguments).trusted],
+            arguments.seed,
         )
     ]
 
 
-def measure(
-    plan: TrainingPlan, training: Path, validation: Path, run: Path, options: Sequence[str]
-) -> Record:
-    """Cleans the training shards in the run directory `run` and compares with the truth."""
-    shards, trusted = training / "shards", training / "trusted.csv"
-    seed = f"--seed={plan.seed}"
-    fit = nccleaner("fit", shards, "--meta", trusted, "--run", run, seed, *options)
-    summary = nccleaner("purge", "--run", run)["summary"]
-    truth = training / "truth.csv"
-    found = nccleaner("evaluate", validation / "shards", "--truth", truth, "--run", run)
-    detection = found["detection"]
-    # The estimate is of all pairs. The truth leaves out the trusted, none of which is mismatched.
-    mismatched = detection["dropped_mismatched"] + detection["kept_mismatched"]
-    true, estimated = mismatched / summary["samples"], summary["mismatched_before"]["value"]
-    return {
-        "plan": asdict(plan),
-        "detection": detection,
-        "noise_rate": {"true": true, "estimated": estimated, "error": estimated - true},
-        "retrieval": found["retrieval"],
-        "seconds": {"fit": fit["seconds"], "training": fit["training_s"]},
-    }
-
-
-def nccleaner(*arguments: str | Path) -> dict[str, Any]:
-    """Runs a command, shows what it tells of itself, and returns its machine-readable last line."""
-    words = [*map(str, arguments), "--json"]
-    print("$", shlex.join(["nccleaner", *words]), file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "nccleaner_cli.main", *words]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"nccleaner {words[0]} failed with exit code {done.returncode}.")
-    last: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return last
-
-
-def write_results(records: Sequence[Record], folder: Path, name: str) -> None:
-    """Writes `NAME.csv`, all figures, a row a configuration, and `NAME.md`, the tables."""
-    rows = [
-        {
-            f"{part}.{figure}": value
-            for part, values in record.items()
-            for figure, value in values.items()
-        }
-        for record in records
-    ]
-    with (
-        replace_file(folder / f"{name}.csv") as path,
-        path.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    with replace_file(folder / f"{name}.md") as path:
-        path.write_text(tables(records) + "\n", encoding="utf-8")
+def write_results(results: Results, work: Path) -> str:
+    """Writes CSV, tables and figures of all that was measured; returns the tables."""
+    records = results.all()
+    write_csv(records, work / "noise.csv")
+    text = tables(records)
+    with replace_file(work / "noise.md") as path:
+        path.write_text(text + "\n", encoding="utf-8")
+    draw_ratios(records, work / "noise.png")
+    draw_trusted(records, work / "trusted.png")
+    return text
 
 
 def tables(records: Sequence[Record]) -> str:
-    """All tables in Markdown."""
-    return "\n\n".join(f"{title}\n\n{table(columns, records)}" for title, columns in TABLES.items())
+    """All tables in Markdown: a row a configuration, a column a method, mean ± deviation."""
+    return "\n\n".join(f"{figure.title}\n\n{table(figure, records)}" for figure in FIGURES)
 
 
-def table(columns: Sequence[Column], records: Sequence[Record]) -> str:
-    """A table in Markdown, aligned so that it reads well in a terminal too."""
-    rows = [[column.heading for column in columns]]
-    rows += [
-        [formatted(record[column.part][column.name], column.format) for column in columns]
-        for record in records
-    ]
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    heading, *lines = ("| " + " | ".join(map(str.rjust, row, widths)) + " |" for row in rows)
-    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
-    return "\n".join([heading, rule, *lines])
+def table(figure: Figure, records: Sequence[Record]) -> str:
+    """One figure of all methods in all configurations, and how far nccleaner is ahead."""
+    cells = ("images", "captions", "kind", "ratio", "trusted")
+    methods = [name for name in in_order(records) if any_has(records, name, figure.name)]
+    heading = [*cells, "seeds", *methods, *(["ahead"] if figure.better else [])]
+    rows = []
+    for values in sorted({tuple(record[name] for name in cells) for record in records}):
+        mine = [record for record in records if tuple(record[name] for name in cells) == values]
+        by_method = {
+            method: [record for record in mine if record["method"] == method] for method in methods
+        }
+        row = [*map(str, values), str(len({record["seed"] for record in mine}))]
+        row += [summary(by_method[method], figure.name, figure.spec) for method in methods]
+        rows.append(row + ([ahead(figure, by_method)] if figure.better else []))
+    return markdown(heading, rows)
 
 
-def formatted(value: float | str | None, spec: str) -> str:
-    """The value as text; a dash where there is none."""
-    return "-" if value is None else format(value, spec)
+def ahead(figure: Figure, by_method: dict[str, list[Record]]) -> str:
+    """By how much nccleaner is better than the best baseline, in the mean over its seeds."""
+    means = {
+        method: sum(values) / len(values)
+        for method, records in by_method.items()
+        if (values := figures(records, figure.name))
+    }
+    rivals = [means[method] for method in BASELINES if method in means]
+    if PRODUCT not in means or not rivals:
+        return "-"
+    best = max(rivals, key=lambda value: figure.better * value)
+    return format(figure.better * (means[PRODUCT] - best), f"+{figure.spec.lstrip('+')}")
+
+
+def in_order(records: Sequence[Record]) -> list[str]:
+    """The methods that were measured, in the order of `METHODS`, variants after their method."""
+    found = {record["method"] for record in records}
+    return sorted(found, key=lambda name: (METHODS.index(name.split(" ")[0]), name))
+
+
+def any_has(records: Sequence[Record], method: str, name: str) -> bool:
+    """Tells whether a method gives a figure at all."""
+    return bool(figures([record for record in records if record["method"] == method], name))
 
 
 if __name__ == "__main__":

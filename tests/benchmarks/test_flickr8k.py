@@ -10,8 +10,15 @@ from pathlib import Path
 import flickr8k
 import pyarrow.parquet as pq
 import pytest
+import webshards
 from builders import LIMITS, jpeg, tar_bytes
-from flickr8k import CAPTIONS_PER_IMAGE, TrainingPlan, build_training, build_validation
+from flickr8k import (
+    CAPTIONS_PER_IMAGE,
+    TrainingPlan,
+    build_clean,
+    build_training,
+    build_validation,
+)
 
 from nccleaner.data.locations import find_shards
 from nccleaner.data.reading import ShardReading
@@ -45,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flickr8k, "SAMPLES_PER_SHARD", 70)
+    monkeypatch.setattr(webshards, "SAMPLES_PER_SHARD", 70)
 
 
 def read_samples(folder: Path) -> dict[tuple[str, str], Sample]:
@@ -82,7 +89,7 @@ def file_bytes(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("kind", ["random", "block"])
+@pytest.mark.parametrize("kind", ["random", "block", "similar"])
 def test_the_truth_says_which_captions_belong_to_another_image(data, tmp_path, kind):
     folder = build_training(data, tmp_path, replace(PLAN, kind=kind))
     samples = read_samples(folder)
@@ -148,7 +155,7 @@ def test_a_build_that_fails_leaves_nothing(data, tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(flickr8k, "_write_csv", fail)
+    monkeypatch.setattr(flickr8k, "write_csv", fail)
     with pytest.raises(OSError, match="disk full"):
         build_training(data, tmp_path, PLAN)
     assert list(tmp_path.iterdir()) == []
@@ -173,3 +180,14 @@ def test_validation_is_clean_and_has_all_captions_of_an_image(data, tmp_path):
     assert all(image_name(sample).startswith("val-") for sample in samples)
     assert len({image_name(sample) for sample in samples}) == 20
     assert len({sample.caption for sample in samples}) == len(samples) == 100
+
+
+def test_clean_shards_hold_all_but_the_mismatched_pairs(data, tmp_path):
+    folder = build_training(data, tmp_path, PLAN)
+    samples = read_samples(folder)
+    build_clean(folder, tmp_path / "clean" / "shards")
+    clean = read_samples(tmp_path / "clean")
+    assert clean.keys() == {name for name, pair in samples.items() if not is_mismatched(pair)}
+    assert 0 < len(clean) < len(samples)
+    for name, pair in clean.items():
+        assert (pair.image, pair.caption) == (samples[name].image, samples[name].caption)

@@ -1,0 +1,1 @@
+"""What people use instead of nccleaner, each small, on the features that nccleaner has itself."""
