@@ -245,7 +245,6 @@ def test_what_a_network_picks_is_e_to_the_minus_its_loss():
     run(build_training(purify=purify, epochs=6))
     bad = noisy_pool()[1]
     assert roc_auc_score(bad, -seen[-1].picked) > 0.9
-    assert seen[-1].picked.max() <= 1
     # A pair that is like any other is picked as often as chance has it in a batch.
     assert seen[0].picked[np.asarray(bad)].mean() < 5 / BATCH
 
