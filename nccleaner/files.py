@@ -19,6 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nccleaner.errors import InputError
+
 # Hidden, so that globs and readers of Parquet folders pass over it; marked, so that it is known
 # for ours when the run that wrote it is gone. `old` holds what a folder replaced.
 _LEFTOVER = re.compile(r"\.nccleaner-(?P<kind>tmp|old)-[0-9a-f]{8}-(?P<name>.+)")
@@ -100,6 +102,28 @@ def write_parquet(table: pa.Table, path: Path) -> None:
     """Writes `table` as Parquet, whole or not at all."""
     with replace_file(path) as temporary:
         pq.write_table(table, temporary, **PARQUET_OPTIONS)
+
+
+def claim_folder(folder: Path, note: str, arguments: str) -> None:
+    """Makes a folder ours, or finds that an earlier call with the same arguments did.
+
+    Args:
+        folder: Missing, empty, or left by such a call; it may have been interrupted.
+        note: Name of the hidden file in it that remembers the arguments.
+        arguments: All that decides what will be written there.
+
+    Raises:
+        InputError: The folder holds something else.
+    """
+    claim = folder / note
+    if claim.is_file() and claim.read_text(encoding="utf-8") == arguments:
+        remove_leftovers(folder)
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        found = "was made with other arguments" if claim.is_file() else "is not an empty folder"
+        raise InputError(f"{folder} {found}.", "Name a new folder, or remove this one.")
+    with replace_file(claim) as temporary:
+        temporary.write_text(arguments, encoding="utf-8")
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
+from nccleaner.data.writing import DOWNLOAD_SCHEMA
 from nccleaner.records import Limits
 
 # Small enough that a test can exceed each without effort.
@@ -35,23 +36,6 @@ LIMITS = Limits(
 
 COLORS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 220)}
 SHAPES = ("square", "circle", "triangle")
-
-# What img2dataset 1.47 writes, in its order and types.
-SCHEMA = pa.schema(
-    [
-        ("caption", pa.string()),
-        ("url", pa.string()),
-        ("key", pa.string()),
-        ("status", pa.string()),
-        ("error_message", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("original_width", pa.int32()),
-        ("original_height", pa.int32()),
-        ("exif", pa.string()),
-        ("sha256", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -133,7 +117,7 @@ def tar_bytes(members: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> bytes:
 
 def write_sidecar(folder: Path, name: str, rows: Sequence[Row]) -> None:
     """Writes `NAME.parquet`, without images, and `NAME_stats.json`."""
-    table = pa.Table.from_pylist([row.fields for row in rows], SCHEMA)
+    table = pa.Table.from_pylist([row.fields for row in rows], DOWNLOAD_SCHEMA)
     pq.write_table(table, folder / f"{name}.parquet")
     successes = sum(row.image is not None for row in rows)
     stats = {"count": len(rows), "successes": successes}
@@ -156,7 +140,7 @@ def write_parquet_shard(
     """Writes a shard as img2dataset's `parquet` output; returns the Parquet file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.parquet"
-    table = pa.Table.from_pylist([row.fields for row in rows], SCHEMA)
+    table = pa.Table.from_pylist([row.fields for row in rows], DOWNLOAD_SCHEMA)
     images = pa.array([row.image for row in rows], pa.binary())
     pq.write_table(table.append_column("jpg", images), path, row_group_size=row_group_size)
     return path

@@ -14,7 +14,6 @@ their text and the size of their file, never by anything that a model says about
 from __future__ import annotations
 
 import csv
-import hashlib
 import html
 import io
 import json
@@ -31,6 +30,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from nccleaner.data.writing import DOWNLOAD_SCHEMA, download_fields, shard_stats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -64,24 +65,9 @@ HOUSEKEEPING = re.compile(
     re.IGNORECASE,
 )
 
-# What img2dataset writes: two columns that the list of URLs would have had, then its own.
+# img2dataset's columns after two that the list of URLs would have had, then the images.
 SCHEMA = pa.schema(
-    [
-        ("title", pa.string()),
-        ("category", pa.string()),
-        ("caption", pa.string()),
-        ("url", pa.string()),
-        ("key", pa.string()),
-        ("status", pa.string()),
-        ("error_message", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("original_width", pa.int32()),
-        ("original_height", pa.int32()),
-        ("exif", pa.string()),
-        ("sha256", pa.string()),
-        ("jpg", pa.binary()),
-    ]
+    [("title", pa.string()), ("category", pa.string()), *DOWNLOAD_SCHEMA, ("jpg", pa.binary())]
 )
 
 
@@ -211,22 +197,18 @@ def ring_of(drawings: Sequence[Drawing]) -> Iterable[tuple[Drawing, Drawing]]:
 
 def row_of(pair: Pair) -> dict[str, object]:
     """The row of a pair in img2dataset's Parquet file."""
-    width, height = pixels_of(pair.drawing).size
+    drawing = pair.drawing
     return {
-        "title": pair.drawing.title,
-        "category": pair.drawing.category,
-        "caption": pair.caption,
-        "url": f"openclipart:{pair.drawing.name}",
-        "key": pair.key,
-        "status": "success",
-        "error_message": None,
-        "width": width,
-        "height": height,
-        "original_width": width,
-        "original_height": height,
-        "exif": "{}",
-        "sha256": hashlib.sha256(pair.drawing.image).hexdigest(),
-        "jpg": pair.drawing.image,
+        "title": drawing.title,
+        "category": drawing.category,
+        **download_fields(
+            pair.key,
+            url=f"openclipart:{drawing.name}",
+            image=drawing.image,
+            caption=pair.caption,
+            size_px=pixels_of(drawing).size,
+        ),
+        "jpg": drawing.image,
     }
 
 
@@ -234,17 +216,7 @@ def write_shard(folder: Path, name: str, pairs: Sequence[Pair]) -> None:
     """Writes the Parquet file and the statistics of one shard."""
     table = pa.Table.from_pylist([row_of(pair) for pair in pairs], schema=SCHEMA)
     pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
-    stats = {
-        "count": len(pairs),
-        "successes": len(pairs),
-        "failed_to_download": 0,
-        "failed_to_resize": 0,
-        "duration": 0.0,
-        "start_time": 0.0,
-        "end_time": 0.0,
-        "status_dict": {"success": len(pairs)},
-    }
-    (folder / f"{name}_stats.json").write_text(json.dumps(stats, indent=4) + "\n")
+    (folder / f"{name}_stats.json").write_text(json.dumps(shard_stats(len(pairs)), indent=4) + "\n")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

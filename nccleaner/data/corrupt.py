@@ -31,7 +31,7 @@ from nccleaner.data.noise import (
 from nccleaner.data.reading import ShardReading
 from nccleaner.data.rewriting import file_name, rewrite_shard
 from nccleaner.errors import InputError, ShardError, UsageError
-from nccleaner.files import remove_leftovers, replace_file
+from nccleaner.files import claim_folder, replace_file
 from nccleaner.records import OK, Limits, Shard
 
 TRUTH = "truth.csv"
@@ -104,7 +104,7 @@ def corrupt_shards(
         )
     refuse_inside_input(shards, out)
     noise = {"ratio": ratio, "seed": seed, "kind": kind, "category_column": category_column}
-    _claim(out, _describe(noise, shards, keep, limits))
+    claim_folder(out, _ARGUMENTS, _describe(noise, shards, keep, limits))
 
     pairs = _Pairs()
     for shard in shards:
@@ -218,19 +218,6 @@ def _describe(
         "shards": [asdict(shard) for shard in shards],
     }
     return json.dumps(arguments, indent=1) + "\n"
-
-
-def _claim(out: Path, arguments: str) -> None:
-    """Makes `out` ours, or finds that an earlier call with the same arguments did."""
-    claim = out / _ARGUMENTS
-    if claim.is_file() and claim.read_text(encoding="utf-8") == arguments:
-        remove_leftovers(out)
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        found = "was made with other arguments" if claim.is_file() else "is not an empty folder"
-        raise InputError(f"{out} {found}.", "Name a new folder, or remove this one.")
-    with replace_file(claim) as temporary:
-        temporary.write_text(arguments, encoding="utf-8")
 
 
 def _write_truth(

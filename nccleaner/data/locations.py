@@ -88,6 +88,21 @@ def find_shards(sources: str | Path | Sequence[str | Path]) -> list[Shard]:
     return _unique(shards)
 
 
+def check_unchanged(shard: Shard) -> None:
+    """Refuses a shard that is not what it was when it was found.
+
+    What is known of it, features, scores and decisions, is known of the earlier content.
+
+    Raises:
+        ShardError: It has changed, or is gone.
+    """
+    if find_shards(shard.url) != [shard]:
+        raise ShardError(
+            f"Shard {shard.name} at {shard.url} has changed since it was first read.",
+            "Run `nccleaner fit` again, or score it as another data set with --output DIR.",
+        )
+
+
 def refuse_inside_input(shards: Sequence[Shard], out: Path) -> None:
     """Refuses to write among the shards.
 

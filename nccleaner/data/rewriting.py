@@ -6,14 +6,10 @@ A shard and captions by key enter; a shard of the same kind, with its sidecar an
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +24,7 @@ from nccleaner.data.storage import (
     read_bytes,
     storage_errors,
 )
+from nccleaner.data.writing import write_tar
 from nccleaner.files import PARQUET_OPTIONS, replace_file, replace_folder
 from nccleaner.records import Shard
 
@@ -66,7 +63,7 @@ def rewrite_shard(shard: Shard, out: Path, *, captions: Mapping[str, str]) -> No
         if shard.kind == "parquet":
             _rewrite_parquet(shard.url, temporary, dict(captions))
         else:
-            _write_tar(temporary, _replace_captions(_tar_files(shard.url), dict(captions)))
+            write_tar(temporary, _replace_captions(_tar_files(shard.url), dict(captions)))
 
 
 def _replace_captions(
@@ -122,20 +119,6 @@ def _tar_files(url: str) -> Iterator[tuple[str, bytes]]:
             member = tar.extractfile(header) if header.isreg() else None
             if member is not None and not is_archive_note(header.name):
                 yield header.name, member.read()
-
-
-def _write_tar(path: Path, files: Iterator[tuple[str, bytes]]) -> None:
-    with ExitStack() as stack:
-        target: IO[bytes] = stack.enter_context(path.open("wb"))
-        if path.suffix in (".gz", ".tgz"):
-            # A gzip header names the file and the time, unless told otherwise.
-            zipped = gzip.GzipFile(filename="", mode="wb", fileobj=target, mtime=0)
-            target = cast("IO[bytes]", stack.enter_context(zipped))
-        tar = stack.enter_context(tarfile.open(fileobj=target, mode="w", encoding="utf-8"))
-        for name, data in files:
-            header = tarfile.TarInfo(name)  # mtime, owner and group of a new header are zero
-            header.size = len(data)
-            tar.addfile(header, io.BytesIO(data))
 
 
 def _rewrite_parquet(url: str, path: Path, captions: dict[str, str]) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import LIMITS, SCHEMA, jpeg, make_rows, row_members, tar_bytes, write_webdataset_shard
+from builders import LIMITS, jpeg, make_rows, row_members, tar_bytes, write_webdataset_shard
 
 from nccleaner.data.locations import find_shards
 from nccleaner.data.reading import ShardReading
+from nccleaner.data.writing import DOWNLOAD_SCHEMA
 from nccleaner.records import DUPLICATE_KEY, OK, Sample
 
 
@@ -44,7 +45,7 @@ def test_sidecar_is_joined_on_key_whatever_the_order(tmp_path: Path) -> None:
     rows = make_rows(6)
     rows[4] = replace(rows[4], image=None)
     write_webdataset_shard(tmp_path, "00000", rows)
-    table = pa.Table.from_pylist([row.fields for row in reversed(rows)], SCHEMA)
+    table = pa.Table.from_pylist([row.fields for row in reversed(rows)], DOWNLOAD_SCHEMA)
     types = {"score": pa.array([1.5, None, 2, 3, 4, 5], pa.float16())}
     types["when"] = pa.array(range(6), pa.timestamp("us", "Europe/Vienna"))
     types["tags"] = pa.array([["a"], [], None, ["b", None], ["c"], ["d"]])
@@ -68,7 +69,9 @@ def test_sidecar_is_joined_on_key_whatever_the_order(tmp_path: Path) -> None:
 def test_rows_that_the_sidecar_lacks_are_null(tmp_path: Path) -> None:
     rows = make_rows(3)
     path = write_webdataset_shard(tmp_path, "00000", rows)
-    pq.write_table(pa.Table.from_pylist([rows[0].fields], SCHEMA), tmp_path / "00000.parquet")
+    pq.write_table(
+        pa.Table.from_pylist([rows[0].fields], DOWNLOAD_SCHEMA), tmp_path / "00000.parquet"
+    )
     members = [m for row in (*rows, rows[0]) for m in row_members(row)]
     path.write_bytes(tar_bytes(members))
     (tmp_path / "00000_stats.json").unlink()
@@ -78,7 +81,7 @@ def test_rows_that_the_sidecar_lacks_are_null(tmp_path: Path) -> None:
     assert [s.status for s in samples] == [OK, OK, OK, DUPLICATE_KEY]
     first = rows[0].fields
     assert table["url"].to_pylist() == [first["url"], None, None, first["url"]]
-    assert table.schema == SCHEMA
+    assert table.schema == DOWNLOAD_SCHEMA
     assert problem == "4 images found where its sidecar counts 1"
 
 
@@ -87,7 +90,7 @@ def test_sidecar_with_repeated_and_missing_keys(tmp_path: Path) -> None:
     path = write_webdataset_shard(tmp_path, "00000", rows)
     fields = [row.fields for row in (*rows, replace(rows[0], caption="second"))]
     fields.append({**rows[0].fields, "key": None})
-    pq.write_table(pa.Table.from_pylist(fields, SCHEMA), tmp_path / "00000.parquet")
+    pq.write_table(pa.Table.from_pylist(fields, DOWNLOAD_SCHEMA), tmp_path / "00000.parquet")
     samples, table, problem = read(path)
     assert [s.status for s in samples] == [OK, OK]
     assert table["caption"].to_pylist() == [row.caption for row in rows]

@@ -9,9 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import LIMITS, SCHEMA, Row, jpeg, make_rows, write_parquet_shard
+from builders import LIMITS, Row, jpeg, make_rows, write_parquet_shard
 
 from nccleaner.data.reading import ShardReading
+from nccleaner.data.writing import DOWNLOAD_SCHEMA
 from nccleaner.records import (
     CAPTION_TOO_LONG,
     DUPLICATE_KEY,
@@ -52,7 +53,7 @@ def test_rows_and_columns_come_back_as_they_were(tmp_path: Path) -> None:
     assert [(s.key, s.image, s.caption) for s in samples] == [
         (row.key, row.image, row.caption) for row in rows
     ]
-    assert reading.metadata().schema == SCHEMA
+    assert reading.metadata().schema == DOWNLOAD_SCHEMA
     assert reading.metadata().equals(pq.read_table(path).drop_columns("jpg"))
     assert (samples[7].status, samples[7].detail) == (
         MISSING_IMAGE,

@@ -2,12 +2,12 @@
 
 Flickr30K and MS-COCO, with known mismatches, from Karpathy's JSON and the folder of images:
 
-    python benchmarks/datasets.py karpathy dataset_flickr30k.json flickr30k-images/ f30k/
-    python benchmarks/datasets.py karpathy dataset_coco.json coco/ coco-20/ --noise-file 0.2.npy
+    python benchmarks/papers.py karpathy dataset_flickr30k.json flickr30k-images/ f30k/
+    python benchmarks/papers.py karpathy dataset_coco.json coco/ coco-20/ --noise-file 0.2.npy
 
 CC152K, whose noise is real, from NCR's lists of captions and what img2dataset downloaded of each:
 
-    python benchmarks/datasets.py cc152k cc152k/ --train train_caps_img_urls.csv train-images/
+    python benchmarks/papers.py cc152k cc152k/ --train train_caps_img_urls.csv train-images/
         --trusted val_caps_img_urls.csv val-images/ --test test_caps_img_urls.csv test-images/
 
 See docs/datasets.md for what comes out.

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import webshards
 from builders import jpeg, make_rows, write_parquet_shard, write_webdataset_shard
-from datasets import Noise, build_karpathy, main, read_noise_index
+from papers import Noise, build_karpathy, main, read_noise_index
 
 from nccleaner.config import DataConfig
 from nccleaner.data.locations import find_shards
