@@ -64,8 +64,15 @@ class EncodersConfig(_Section):
 
 
 class TrustedConfig(_Section):
-    """How the trusted pairs are divided; the shares add up to 1."""
+    """How the trusted pairs are divided; meta, probe and held_out add up to 1."""
 
+    sample: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share set aside to judge cut-offs, before the others are divided; for trusted "
+        "files with the labels, 0 and 1, of a random sample of the shards.",
+    )
     meta: float = Field(0.3, gt=0, lt=1, description="Share that guides training.")
     probe: float = Field(0.5, gt=0, lt=1, description="Share planted in the pool to calibrate it.")
     held_out: float = Field(

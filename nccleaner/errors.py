@@ -7,6 +7,7 @@
     │   ├── ShardError             a shard is missing, unreadable or damaged
     │   └── TrustedError           the trusted file cannot be used
     ├── RunError                   the run directory does not fit the request
+    ├── PrecisionError             no cut-off can promise what was asked for
     └── TrainingError              training cannot go on
 
 Every one says what happened and, in `next_step`, what to do about it.
@@ -58,6 +59,10 @@ class TrustedError(InputError):
 
 class RunError(NccleanerError):
     """The run directory does not fit the request."""
+
+
+class PrecisionError(NccleanerError):
+    """No cut-off can promise the precision that was asked for."""
 
 
 class TrainingError(NccleanerError):

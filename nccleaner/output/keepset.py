@@ -5,6 +5,7 @@
     webdataset.WebDataset("shards/{00000..00099}.tar").select(keep)
     dataset.filter(keep)                                    # Hugging Face datasets
     table.filter(keep.mask(table["shard"], table["key"]))   # pyarrow
+    pyarrow.parquet.read_table("shards/00012.parquet", filters=keep.expression("00012"))
 
 The set is a sorted array of 128-bit hashes in a file beside the manifests, mapped into memory: 16
 bytes a pair, shared by all processes of a machine. That among m samples looked up any is taken
@@ -21,10 +22,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from nccleaner.errors import InputError, RunError
 from nccleaner.identity import derive_uid
-from nccleaner.output.manifests import manifest_paths, read_manifests
+from nccleaner.output.manifests import manifest_paths, read_manifest, read_manifests
+from nccleaner.output.summary import SUMMARY_NAME
 from nccleaner.output.uids import to_numbers, write_sorted
 
 # The tar in a URL, or in the command of webdataset's `pipe:`; what follows it may be anything.
@@ -45,14 +49,16 @@ class KeepSet:
         run: The run directory, or the `--output` folder of the purge.
 
     Raises:
-        RunError: Nothing was purged here yet, or the set's file can be neither read nor written.
+        RunError: No purge was finished here, or the set's file can be neither read nor written.
     """
 
     def __init__(self, run: str | Path) -> None:
         self._run = Path(run)
         clean = self._run / "clean"
+        if not (clean / SUMMARY_NAME).exists():
+            raise RunError(f"{clean} holds no finished purge.", "Run `nccleaner purge` first.")
         manifests = manifest_paths(clean)
-        self._shards = frozenset(path.stem for path in manifests)
+        self._manifests = {path.stem: path for path in manifests}
         self._version = _version(manifests)
         path = clean / f"keepset-{self._version}.npy"
         if not path.exists():
@@ -78,12 +84,7 @@ class KeepSet:
             RunError: The sample's shard was not part of the purge: nobody decided on it.
         """
         shard, key = _name(sample)
-        if shard not in self._shards:
-            raise RunError(
-                f"Shard {shard!r} was not purged in {self._run}; "
-                f"it knows {len(self._shards)} others, {min(self._shards)!r} for one.",
-                "Purge it too, or filter only the shards that were purged.",
-            )
+        self._check_purged(shard)
         return (shard, key) in self
 
     def __reduce__(self) -> tuple[object, tuple[Path, str]]:
@@ -107,13 +108,42 @@ class KeepSet:
         found: npt.NDArray[np.bool_] = self._hashes[places.clip(max=len(self) - 1)] == hashes
         return found
 
+    def expression(self, shard: str) -> pc.Expression:
+        """The filter with which pyarrow reads only the kept rows of a Parquet file.
+
+        Args:
+            shard: Name of the shard that the file is of; its rows tell no more than their `key`.
+
+        Returns:
+            An expression over the column `key`. It holds the keys of the shard's kept pairs.
+
+        Raises:
+            RunError: The shard was not part of the purge, or the run was purged again since.
+        """
+        self._check_purged(shard)
+        self._check_version(_version(manifest_paths(self._run / "clean")))
+        batches = read_manifest(self._manifests[shard], ["key"])
+        keys = [str(key) for batch in batches for key in batch["key"].to_pylist()]
+        return pc.field("key").isin(pa.array(keys, pa.string()))
+
+    def _check_purged(self, shard: str) -> None:
+        if shard not in self._manifests:
+            raise RunError(
+                f"Shard {shard!r} was not purged in {self._run}; it knows "
+                f"{len(self._manifests)} others, {min(self._manifests)!r} for one.",
+                "Purge it too, or filter only the shards that were purged.",
+            )
+
+    def _check_version(self, version: str) -> None:
+        if version != self._version:
+            raise RunError(
+                f"{self._run} was purged again after this KeepSet was made.", "Make a new KeepSet."
+            )
+
 
 def _reopen(run: Path, version: str) -> KeepSet:
     keep = KeepSet(run)
-    if keep._version != version:
-        raise RunError(
-            f"{run} was purged again after this KeepSet was made.", "Make a new KeepSet."
-        )
+    keep._check_version(version)
     return keep
 
 

@@ -6,9 +6,8 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-
-import pyarrow as pa
 
 from nccleaner.config import RunConfig
 from nccleaner.data.locations import find_shards, refuse_inside_input
@@ -18,14 +17,12 @@ from nccleaner.pipeline.backbones import Backbones, limits_of
 from nccleaner.pipeline.extraction import FeatureStore, summarise
 from nccleaner.pipeline.finetuning import fine_tune_scorer
 from nccleaner.pipeline.fitting import judge_scorer, train_scorer
-from nccleaner.pipeline.labelled import LabelledPair, read_labelled
+from nccleaner.pipeline.labelled import label_table, read_labelled
 from nccleaner.pipeline.pool import build_tables
 from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.results import FitResult
 from nccleaner.pipeline.snapshots import Snapshots, training_fingerprint
 from nccleaner.pipeline.workspace import RunDescription, Workspace
-
-_TRUSTED = pa.schema([("shard", pa.string()), ("key", pa.string()), ("label", pa.int8())])
 
 
 def fit(
@@ -70,9 +67,15 @@ def fit(
     store = _open_store(workspace.features, backbones, config, reporter)
     parts = store.parts(found, reporter)
     reading = summarise(parts)
-    labelled = read_labelled(
-        trusted_path, found, parts, backbones=backbones, limits=limits_of(config.data)
+    read = partial(
+        read_labelled,
+        trusted_path,
+        found,
+        limits=limits_of(config.data),
+        sample=config.trusted.sample,
+        seed=config.seed,
     )
+    labelled = read(parts, backbones=backbones)
     if labelled.warning:
         reporter.warn(labelled.warning)
     training_folder = workspace.root / "training"
@@ -110,9 +113,7 @@ def fit(
             backbones = Backbones(config.encoders, workspace.fine_tuned)
             store = _open_store(workspace.fine_tuned_features, backbones, config, reporter)
             parts = store.parts(found, reporter)
-            labelled = read_labelled(
-                trusted_path, found, parts, backbones=backbones, limits=limits_of(config.data)
-            )
+            labelled = read(parts, backbones=backbones)
             tables = build_tables(
                 found,
                 parts,
@@ -127,7 +128,9 @@ def fit(
         write_parquet(tables.pool_samples, workspace.pool)
     finally:
         shutil.rmtree(training_folder, ignore_errors=True)
-    write_parquet(_trusted_samples(labelled.pairs), workspace.trusted)
+    write_parquet(label_table(item.pair for item in labelled.pairs), workspace.trusted)
+    if labelled.set_aside:
+        write_parquet(label_table(item.pair for item in labelled.set_aside), workspace.sample)
     fitted.scorer.save(workspace.scorer)
     probes = len(tables.probe_matched)
     held_out = sum(len(pairs) for pairs in tables.held_out)
@@ -138,6 +141,7 @@ def fit(
             "meta": sum(len(pairs) for pairs in tables.meta),
             "probe": probes,
             "held_out": held_out,
+            "sample": len(labelled.set_aside),
         },
         trusted_problems=labelled.problems,
         warning=labelled.warning,
@@ -184,15 +188,6 @@ def _forget_results(workspace: Workspace) -> None:
     """Removes what an earlier fit decided, `run.json` first: from here on there is no fit."""
     workspace.description.unlink(missing_ok=True)
     workspace.inputs.unlink(missing_ok=True)
+    workspace.sample.unlink(missing_ok=True)
     for folder in (workspace.scores, workspace.clean, workspace.reconstruction):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _trusted_samples(labelled: Sequence[LabelledPair]) -> pa.Table:
-    """The labelled pairs that are in the shards as they are."""
-    rows = [
-        {"shard": item.pair.shard, "key": item.pair.key, "label": item.pair.label}
-        for item in labelled
-        if item.pair.shard is not None and not item.pair.overrides_caption
-    ]
-    return pa.Table.from_pylist(rows, schema=_TRUSTED)

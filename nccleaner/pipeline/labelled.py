@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,11 @@ from nccleaner.data.features import TARGET_PX, FeaturePart
 from nccleaner.data.images import ImageRejected, Pixels, decode_image, shrink
 from nccleaner.data.matching import TrustedMatch, TrustedPair, check_enough, match_trusted
 from nccleaner.data.trusted import RowProblem, TrustedTable, read_trusted
+from nccleaner.errors import TrustedError
 from nccleaner.pipeline.backbones import Backbones
 from nccleaner.records import Limits, Shard
+
+LABEL_SCHEMA = pa.schema([("shard", pa.string()), ("key", pa.string()), ("label", pa.int8())])
 
 _COLUMNS = ("key", "uid", "url", "caption", "status")
 
@@ -47,11 +50,13 @@ class LabelledPairs:
 
     Attributes:
         pairs: By row of the file.
+        set_aside: Those that no fit may see as trusted; ordinary pairs of the shards to it.
         problems: Rows that are not used, and why.
         warning: What the number of pairs means for the intervals; may be empty.
     """
 
     pairs: tuple[LabelledPair, ...]
+    set_aside: tuple[LabelledPair, ...]
     problems: tuple[RowProblem, ...]
     warning: str
 
@@ -63,14 +68,26 @@ def read_labelled(
     *,
     backbones: Backbones,
     limits: Limits,
+    sample: float,
+    seed: int,
 ) -> LabelledPairs:
     """Reads the trusted file, finds its pairs, and encodes what the shards do not hold.
 
+    Args:
+        path: The file.
+        shards: The input.
+        parts: Their features.
+        backbones: Encode what the shards do not hold.
+        limits: Of images.
+        sample: Share of the pairs that is set aside, in [0, 1); not 0 only where the file labels a
+            random sample of the shards.
+        seed: Of the draw.
+
     Raises:
-        TrustedError: The file cannot be used, or has too few usable pairs.
+        TrustedError: The file cannot be used, or has too few usable pairs, or has pairs that are
+            not in the shards where it should be a sample of them.
     """
-    table = read_trusted(path)
-    match = match_trusted(table, _catalog(table, shards, parts))
+    match = match_labels(path, shards, parts)
     by_name = {shard.name: part for shard, part in zip(shards, parts, strict=True)}
     usable: list[LabelledPair] = []
     problems = list(match.problems)
@@ -85,10 +102,53 @@ def read_labelled(
         else:
             usable.append(found)
     problems.sort(key=lambda problem: problem.row)
+    aside = _draw(usable, sample, seed) if sample else []
+    taken = set(aside)
+    pairs = tuple(item for place, item in enumerate(usable) if place not in taken)
     kept: TrustedMatch = replace(
-        match, pairs=tuple(item.pair for item in usable), problems=tuple(problems)
+        match, pairs=tuple(item.pair for item in pairs), problems=tuple(problems)
     )
-    return LabelledPairs(tuple(usable), tuple(problems), check_enough(kept))
+    warning = check_enough(kept)
+    return LabelledPairs(pairs, tuple(usable[place] for place in aside), tuple(problems), warning)
+
+
+def match_labels(path: Path, shards: Sequence[Shard], parts: Sequence[FeaturePart]) -> TrustedMatch:
+    """Reads a file of labels, and finds its pairs in the shards.
+
+    Raises:
+        TrustedError: The file cannot be used.
+    """
+    table = read_trusted(path)
+    return match_trusted(table, _catalog(table, shards, parts))
+
+
+def is_of_shards(pair: TrustedPair) -> bool:
+    """Tells whether a pair is in the shards as it was labelled."""
+    return pair.shard is not None and not pair.overrides_caption
+
+
+def label_table(pairs: Iterable[TrustedPair]) -> pa.Table:
+    """Returns `shard`, `key` and `label` of the pairs that are in the shards as labelled."""
+    rows = [
+        {"shard": pair.shard, "key": pair.key, "label": pair.label}
+        for pair in pairs
+        if is_of_shards(pair)
+    ]
+    return pa.Table.from_pylist(rows, schema=LABEL_SCHEMA)
+
+
+def _draw(usable: Sequence[LabelledPair], share: float, seed: int) -> list[int]:
+    """Draws the places of the pairs that are set aside; ascending."""
+    strangers = [item.pair.row for item in usable if not is_of_shards(item.pair)]
+    if strangers:
+        raise TrustedError(
+            f"trusted.sample is {share:g}, so the trusted file should label a random sample of the "
+            f"shards, but {len(strangers)} of its pairs are not in them as labelled; the first is "
+            f"row {strangers[0]}.",
+            "Leave those rows out, or trusted.sample at 0.",
+        )
+    order = np.random.default_rng(seed).permutation(len(usable))
+    return sorted(order[: round(share * len(usable))].tolist())
 
 
 def _catalog(

@@ -24,7 +24,7 @@ FROZEN_ROUNDS = 2
 _SIBLING_ROUNDS = 2
 
 # Mismatched pairs that are made of one trusted pair; its caption suits few other images.
-_EXCHANGES = 3
+EXCHANGES = 3
 
 # Captions that are wrong together agree with each other: siblings then find fewer mismatched pairs
 # than the rest of the evidence does. Beyond this difference of the rates they are not heard.
@@ -113,5 +113,5 @@ def _split(values: Columns, lengths: list[int]) -> list[Columns]:
 
 def mismatched_of(matched: Pairs, labelled: Pairs, generator: torch.Generator) -> Pairs:
     """Returns mismatched pairs made by exchanging captions, and those that a person labelled."""
-    made = [exchange_captions(matched, generator=generator) for _ in range(_EXCHANGES)]
+    made = [exchange_captions(matched, generator=generator) for _ in range(EXCHANGES)]
     return join_pairs(*made, labelled)

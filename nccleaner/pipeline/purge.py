@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from nccleaner.data.features import FeaturePart
 from nccleaner.errors import InputError, UsageError
-from nccleaner.output.indexes import IndexBuilder, build_index
 from nccleaner.output.keepset import KeepSet
 from nccleaner.output.manifests import (
     MANIFEST_FOLDER,
@@ -25,26 +24,17 @@ from nccleaner.output.manifests import (
     ManifestReport,
     write_manifest,
 )
-from nccleaner.output.summary import CutOff, Estimate, Summary, write_summary
+from nccleaner.output.summary import CutOff, Promise, Summary, write_summary
 from nccleaner.output.uids import write_uids
+from nccleaner.pipeline.index import index_kept
+from nccleaner.pipeline.pricing import Evidence, opposite
 from nccleaner.pipeline.reporter import Reporter, SilentReporter, shard_count
 from nccleaner.pipeline.results import PurgeResult
 from nccleaner.pipeline.score import Scoring
-from nccleaner.pipeline.scored import features_of, is_pair, pairs_of
-from nccleaner.pipeline.workspace import package_versions, read_checkpoint
-from nccleaner.purify.decide import (
-    LEVEL,
-    Column,
-    Decision,
-    FractionFinder,
-    Interval,
-    Price,
-    Standing,
-    empty_histogram,
-    meta_prior_decision,
-    price,
-)
-from nccleaner.purify.mixture import Floats, histogram
+from nccleaner.pipeline.tally import STANDINGS, Tally, count_kept
+from nccleaner.pipeline.verdicts import UNLABELLED, Verdicts
+from nccleaner.pipeline.workspace import package_versions
+from nccleaner.purify.decide import Column, Counts, Decision, meta_prior_decision
 from nccleaner.records import MISMATCHED, OK, Shard
 
 _RANGES: dict[Column, tuple[float, float]] = {
@@ -53,12 +43,6 @@ _RANGES: dict[Column, tuple[float, float]] = {
     "similarity": (-1.0, 1.0),
 }
 _UIDS = "uids.npy"
-_INDEX = "index"
-_SOURCE = (
-    "trusted pairs and mismatched ones made of them: the frozen evidence of all of them for the "
-    "noise rate, planted probes and held-out pairs for the cut-off; assumes that trusted pairs are "
-    "like the good pairs of the shards"
-)
 
 
 def purge(
@@ -67,59 +51,88 @@ def purge(
     threshold: float | None = None,
     by: Column = "corrected_similarity",
     keep_fraction: float | None = None,
+    target_precision: float | None = None,
+    sample: str | Path | None = None,
     output: str | Path | None = None,
     reporter: Reporter | None = None,
 ) -> PurgeResult:
     """Drops the mismatched pairs and writes `clean/`; scores first what is not scored yet.
 
-    Without `threshold` and `keep_fraction` the meta-prior rule decides: keep the pairs whose
-    `clean_probability` is above 0.5. Trusted pairs labelled 1 are kept and those labelled 0 dropped
-    whatever their scores.
+    Without a `threshold`, `keep_fraction` or `target_precision` the meta-prior rule decides: keep
+    the pairs whose `clean_probability` is above 0.5. Pairs labelled 1, trusted or of the sample,
+    are kept and those labelled 0 dropped whatever their scores.
 
     Args:
         run: A run directory with a finished fit.
         threshold: Keep the pairs whose score is at least this.
         by: The score that is compared.
         keep_fraction: Keep this share of the pairs, in (0, 1], those with the highest scores.
+        target_precision: Keep as many pairs as can be while, with a probability of 0.95, at least
+            this share of the kept is matched; in (0, 1).
+        sample: Labels, 0 and 1, of pairs drawn at random from the shards, in the form of the
+            trusted file. Estimates then rest on these alone.
         output: Results of another data set that was scored there; None for the run directory.
         reporter: Hears of progress.
 
     Raises:
-        UsageError: Both rules at once, or a value out of its range.
+        UsageError: Several rules at once, or a value out of its range.
         RunError: No finished fit.
         InputError: The shards hold no pairs.
+        TrustedError: The sample cannot be used.
+        PrecisionError: No cut-off can promise the target precision; what an earlier purge wrote is
+            left as it is.
     """
     start = time.monotonic()
     reporter = reporter or SilentReporter()
-    _check_arguments(threshold, by, keep_fraction)
+    _check_arguments(threshold, by, keep_fraction, target_precision)
     scoring = Scoring.open(run, output)
     shards = scoring.inputs()
     parts = scoring.score(shards, reporter)
-    totals = _Totals(by)
+    given = Path(sample) if sample is not None else None
+    verdicts = Verdicts.read(scoring, shards, parts, given, reporter)
+    automatic = threshold is None and keep_fraction is None and target_precision is None
+    column: Column = "clean_probability" if automatic else by
+    tally = Tally(column)
     for shard in shards:
-        totals.add(pq.read_table(scoring.scores_path(shard)))
-    if not totals.pairs:
+        scores = pq.read_table(scoring.scores_path(shard))
+        tally.add(scores, verdicts.of(shard.name, scores["key"]))
+    if not tally.everything.total:
         raise InputError(
             "The shards hold no pairs to decide about.", "See scores/ for why each was rejected."
         )
-    if threshold is not None:
+    evidence = Evidence.of(tally, scoring)
+    promise = None
+    if target_precision is not None:
+        cutoff, promise = evidence.promise(target_precision)
+        decision = Decision(by, cutoff, "target_precision")
+    elif threshold is not None:
         decision = Decision(by, threshold, "threshold")
     elif keep_fraction is not None:
-        decision = totals.finder.decision(keep_fraction)
+        cutoff = float(tally.everything.cutoffs([keep_fraction])[0])
+        decision = Decision(by, cutoff, "keep_fraction")
     else:
         decision = meta_prior_decision()
-    cost = totals.price(decision, scoring)
-    reports = _write(scoring, shards, parts, decision, reporter)
-    summary = _summarise(decision, cost, reports, parts)
+    written = _write(scoring, shards, parts, decision, verdicts, reporter)
+    summary = _summarise(decision, evidence, promise, written, parts)
     write_summary(summary, scoring.target.summary)
+    KeepSet(scoring.target.root)  # leaves its file beside the manifests
     return PurgeResult(
         folder=scoring.target.clean, summary=summary, seconds=time.monotonic() - start
     )
 
 
-def _check_arguments(threshold: float | None, by: Column, keep_fraction: float | None) -> None:
-    if threshold is not None and keep_fraction is not None:
-        raise UsageError("A threshold and a fraction were given.", "Give one of the two.")
+def _check_arguments(
+    threshold: float | None,
+    by: Column,
+    keep_fraction: float | None,
+    target_precision: float | None,
+) -> None:
+    rules = (threshold, keep_fraction, target_precision)
+    if sum(rule is not None for rule in rules) > 1:
+        raise UsageError(
+            "More than one of a threshold, a fraction and a target precision was given.",
+            "Give one of them.",
+        )
     if by not in _RANGES:
         raise UsageError(f"{by!r} is no score.", f"Use one of {', '.join(_RANGES)}.")
     low, high = _RANGES[by]
@@ -132,44 +145,24 @@ def _check_arguments(threshold: float | None, by: Column, keep_fraction: float |
         raise UsageError(
             f"The fraction {keep_fraction:g} is not in (0, 1].", "Give, for example, 0.6."
         )
+    if target_precision is not None and not 0 < target_precision < 1:
+        raise UsageError(
+            f"The target precision {target_precision:g} is not between 0 and 1.",
+            "Give, for example, 0.95.",
+        )
 
 
 @dataclass
-class _Totals:
-    """What all scores together tell; filled shard by shard."""
+class _Written:
+    """What was written.
 
-    by: Column
-    pairs: int = 0
-    finder: FractionFinder = field(init=False)
-    histograms: dict[bool, Floats] = field(init=False)
-    counts: Counter[bool] = field(default_factory=Counter)
+    Attributes:
+        reports: Of each shard.
+        unlabelled: [s], kept pairs of each standing that nobody labelled.
+    """
 
-    def __post_init__(self) -> None:
-        self.finder = FractionFinder(self.by)
-        self.histograms = {True: empty_histogram(), False: empty_histogram()}
-
-    def add(self, scores: pa.Table) -> None:
-        pairs = scores.filter(pc.equal(scores["status"], OK))
-        self.pairs += pairs.num_rows
-        self.finder.add(pairs[self.by].to_numpy())
-        fitted = pairs["fitted"].to_numpy()
-        corrected = pairs["corrected_similarity"].to_numpy()
-        for standing in (True, False):
-            mine = corrected[fitted == standing]
-            self.histograms[standing] += histogram(mine)
-            self.counts[standing] += len(mine)
-
-    def price(self, decision: Decision, scoring: Scoring) -> Price:
-        judges = scoring.scorer.judges
-        assert judges is not None
-        return price(
-            decision,
-            [
-                Standing(judges.fitted, self.histograms[True], self.counts[True]),
-                Standing(judges.unseen, self.histograms[False], self.counts[False]),
-            ],
-            seed=scoring.description.config.seed,
-        )
+    reports: list[ManifestReport] = field(default_factory=list)
+    unlabelled: Counts = field(default_factory=lambda: np.zeros(len(STANDINGS), dtype=np.int64))
 
 
 def _write(
@@ -177,32 +170,27 @@ def _write(
     shards: Sequence[Shard],
     parts: Sequence[FeaturePart],
     decision: Decision,
+    verdicts: Verdicts,
     reporter: Reporter,
-) -> list[ManifestReport]:
+) -> _Written:
     clean = scoring.target.clean
     # The summary goes first and comes last: while it is there, everything beside it belongs to it.
-    for path in (scoring.target.summary, clean / _UIDS):
+    for path in (scoring.target.summary, scoring.target.report, clean / _UIDS):
         path.unlink(missing_ok=True)
     for name in (MANIFEST_FOLDER, REJECTED_FOLDER):
         shutil.rmtree(clean / name, ignore_errors=True)
     for stale in clean.glob("keepset-*.npy"):
         stale.unlink()
-    trusted = read_checkpoint(scoring.workspace.trusted)
-    reports = []
+    written = _Written()
     samples = sum(part.report.samples for part in parts)
-    architecture = scoring.scorer.architecture
-    dim = len(scoring.scorer.networks) * architecture.joint_width
-    title = f"Writing manifests and indexes of {shard_count(shards)}"
-    with (
-        build_index(clean / _INDEX, dim=dim) as index,
-        reporter.stage(title, samples, "samples") as advance,
-    ):
+    title = f"Writing manifests of {shard_count(shards)}"
+    with reporter.stage(title, samples, "samples") as advance:
         for shard, part in zip(shards, parts, strict=True):
             scores = pq.read_table(scoring.scores_path(shard)).replace_schema_metadata(None)
-            labels = trusted.filter(pc.equal(trusted["shard"], shard.name))
-            is_labelled = scoring.is_of_fit(shard)
-            keep = _keep(scores, decision, labels if is_labelled else labels.slice(0, 0))
-            reports.append(
+            label = verdicts.of(shard.name, scores["key"]).label
+            keep = _keep(scores, decision, label)
+            written.unlabelled += count_kept(scores, label, keep)
+            written.reports.append(
                 write_manifest(
                     clean,
                     shard=shard.name,
@@ -214,76 +202,55 @@ def _write(
                         for status in scores["status"].to_pylist()
                     ],
                     uids=part.samples["uid"].to_pylist(),
-                    first_row=index.count,
+                    first_row=sum(report.kept for report in written.reports),
                 )
             )
-            _index_kept(index, scoring, shard, part, keep)
             advance(part.report.samples)
+    index_kept(scoring, shards, parts, reporter=reporter)
     write_uids(clean)
-    KeepSet(scoring.target.root)  # leaves its file beside the manifests
-    return reports
+    return written
 
 
-def _keep(scores: pa.Table, decision: Decision, labels: pa.Table) -> npt.NDArray[np.bool_]:
+def _keep(
+    scores: pa.Table, decision: Decision, label: npt.NDArray[np.int8]
+) -> npt.NDArray[np.bool_]:
     """Which samples are kept: those the rule keeps, unless a person said otherwise."""
-    is_pair_here = pc.equal(scores["status"], OK).to_numpy()
-    keep = decision.keeps(scores[decision.column].fill_null(-2.0).to_numpy())
-    for label in (0, 1):
-        keys = labels.filter(pc.equal(labels["label"], label))["key"]
-        named = pc.is_in(scores["key"], value_set=keys.combine_chunks()).to_numpy()
-        keep = np.where(named, bool(label), keep)
-    kept: npt.NDArray[np.bool_] = keep & is_pair_here
+    passes = decision.keeps(scores[decision.column].fill_null(-2.0).to_numpy())
+    liked = np.where(label == UNLABELLED, passes, label == 1)
+    kept: npt.NDArray[np.bool_] = liked & pc.equal(scores["status"], OK).to_numpy()
     return kept
-
-
-def _index_kept(
-    index: IndexBuilder,
-    scoring: Scoring,
-    shard: Shard,
-    part: FeaturePart,
-    keep: npt.NDArray[np.bool_],
-) -> None:
-    config, device, scorer = scoring.description.config, scoring.device, scoring.scorer
-    features = features_of(part, scorer, device=device, max_tokens=config.model.max_tokens)
-    pairs = pairs_of(part, scorer, device=device)
-    chosen = np.flatnonzero(keep[is_pair(part).to_numpy()])
-    images = scorer.embed_images(features.images).cpu().numpy()
-    texts = scorer.embed_texts(features.texts).cpu().numpy()
-    index.add(
-        shard=shard.name,
-        keys=part.samples["key"].filter(pa.array(keep)).to_pylist(),
-        image=images[pairs.image_rows.cpu().numpy()[chosen]],
-        text=texts[pairs.text_rows.cpu().numpy()[chosen]],
-    )
 
 
 def _summarise(
     decision: Decision,
-    cost: Price,
-    reports: Sequence[ManifestReport],
+    evidence: Evidence,
+    promise: Promise | None,
+    written: _Written,
     parts: Sequence[FeaturePart],
 ) -> Summary:
     dropped: Counter[str] = Counter()
     renamed: dict[str, str] = {}
-    for report in reports:
+    for report in written.reports:
         dropped.update(report.dropped)
         renamed.update(report.renamed)
+    before, after, recall = evidence.estimates(decision.cutoff, written.unlabelled)
     return Summary(
         samples=sum(part.report.samples for part in parts),
-        kept=sum(report.kept for report in reports),
+        kept=sum(report.kept for report in written.reports),
         dropped=dict(dropped.most_common()),
         cut_off=CutOff(decision.column, decision.cutoff, decision.rule),
-        mismatched_before=_estimate(cost.before),
-        mismatched_after=_estimate(cost.after) if cost.after else None,
-        good_lost=_estimate(cost.lost),
+        mismatched_before=before,
+        mismatched_after=after,
+        good_lost=opposite(recall),
+        precision=opposite(after),
+        recall=recall,
+        evidence=evidence.kind,
+        promise=promise,
+        cut_offs=evidence.choices(),
         shard_problems={
             part.report.shard: part.report.problem for part in parts if part.report.problem
         },
         renamed_columns=renamed,
-        derived_uids=sum(report.derived_uids for report in reports),
+        derived_uids=sum(report.derived_uids for report in written.reports),
         versions=package_versions(),
     )
-
-
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(interval.value, interval.low, interval.high, LEVEL, _SOURCE)

@@ -1,7 +1,7 @@
-"""Decisions: cut-offs from histograms of scores, and what a cut-off costs, with intervals.
+"""Decisions, and what the scores alone tell of a cut-off: exactly how many pairs it keeps.
 
-In: scores, shard by shard. Out: a `Decision` and its price. Nothing here grows with the number of
-pairs.
+In: scores, shard by shard. Out: a `Decision`; `Cuts` with their counts. Nothing here grows with the
+number of pairs.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nccleaner.purify.judge import Judge
-from nccleaner.purify.mixture import BINS, Floats, share_at_least
-from nccleaner.purify.noise import CUTOFF, solve_rate
+from nccleaner.purify.shares import Floats
 
 Column = Literal["corrected_similarity", "clean_probability", "similarity"]
-Rule = Literal["threshold", "keep_fraction", "meta_prior"]
+Rule = Literal["threshold", "keep_fraction", "target_precision", "meta_prior"]
+Counts = npt.NDArray[np.int64]
 
-LEVEL = 0.95
-_FINE_BINS = 2**20
-_DRAWS = 2000
+# Every bin's edge is a float32, so that a cut-off at one divides scores as their bins do.
+_BINS = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,162 +51,117 @@ def meta_prior_decision() -> Decision:
     return Decision("clean_probability", just_above, "meta_prior")
 
 
-class FractionFinder:
-    """Finds the cut-off that keeps a share of all pairs, from scores that come in portions.
-
-    A fine histogram over the scores' range; ties and the width of a bin (a millionth of the range)
-    decide how near the share comes.
+class ScoreCounts:
+    """Counts scores that come in portions, in a quarter of a million bins.
 
     Args:
         column: The score.
     """
 
     def __init__(self, column: Column) -> None:
-        self._column = column
         self._low = -1.0 if column == "similarity" else 0.0
-        self._counts = np.zeros(_FINE_BINS, dtype=np.int64)
+        self._counts = np.zeros(_BINS, dtype=np.int64)
+        self._mismatched: Floats = np.zeros(_BINS)
 
-    def add(self, scores: npt.ArrayLike) -> None:
-        """Counts a portion."""
+    def add(self, scores: npt.ArrayLike, clean_probability: npt.ArrayLike) -> None:
+        """Counts a portion.
+
+        Args:
+            scores: [n].
+            clean_probability: [n], of the same pairs.
+        """
+        bins = self._bins(scores)
+        self._counts += np.bincount(bins, minlength=_BINS)
+        expected = 1 - np.asarray(clean_probability, dtype=np.float64)
+        self._mismatched += np.bincount(bins, expected, minlength=_BINS)
+
+    def __add__(self, other: ScoreCounts) -> ScoreCounts:
+        both = object.__new__(ScoreCounts)
+        both._low, both._counts = self._low, self._counts + other._counts
+        both._mismatched = self._mismatched + other._mismatched
+        return both
+
+    @property
+    def total(self) -> int:
+        """How many scores were counted."""
+        return int(self._counts.sum())
+
+    def cutoffs(self, shares: Sequence[float]) -> Floats:
+        """Returns cut-offs that keep about these shares of what was counted, each in (0, 1].
+
+        They lie between bins, so that `at_least` is exact for them; equal scores are kept or
+        dropped together.
+        """
+        from_top = np.cumsum(self._counts[::-1])  # pairs in the highest bins, by how many bins
+        wanted = np.asarray(shares) * from_top[-1]
+        more = np.searchsorted(from_top, wanted).clip(max=_BINS - 1)
+        less = (more - 1).clip(min=0)
+        nearer = np.where(wanted - from_top[less] < from_top[more] - wanted, less, more)
+        # Of bins with nothing between them the lowest.
+        lowest = _BINS - np.searchsorted(from_top, from_top[nearer], side="right")
+        edges: Floats = self._low + (1 - self._low) * lowest.clip(min=0) / _BINS
+        return edges
+
+    def at_least(self, cutoffs: npt.ArrayLike) -> Counts:
+        """Counts the scores that reach each of several cut-offs that `cutoffs` gave, [c]."""
+        above: Counts = np.cumsum(self._counts[::-1])[::-1][self._bins(cutoffs)]
+        return above
+
+    def expected_mismatched(self, cutoffs: npt.ArrayLike) -> Floats:
+        """Returns how many of those are mismatched by their clean probabilities, [c]."""
+        above: Floats = np.cumsum(self._mismatched[::-1])[::-1][self._bins(cutoffs)]
+        return above
+
+    def _bins(self, scores: npt.ArrayLike) -> Counts:
         place = (np.asarray(scores, dtype=np.float64) - self._low) / (1 - self._low)
-        bins = np.clip((place * _FINE_BINS).astype(np.int64), 0, _FINE_BINS - 1)
-        self._counts += np.bincount(bins, minlength=_FINE_BINS)
-
-    def decision(self, fraction: float) -> Decision:
-        """Returns the decision that keeps about `fraction` of what was added, in (0, 1]."""
-        above = np.cumsum(self._counts[::-1])[::-1]  # pairs in this bin or a higher one
-        lowest = int(np.argmin(np.abs(above - fraction * above[0])))
-        cutoff = self._low + (1 - self._low) * lowest / _FINE_BINS
-        return Decision(self._column, cutoff, "keep_fraction")
+        bins: Counts = np.clip((place * _BINS).astype(np.int64), 0, _BINS - 1)
+        return bins
 
 
-class Interval(NamedTuple):
-    """An estimated share in [0, 1] with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Price(NamedTuple):
-    """What a decision does, as far as can be known.
+class Cuts(NamedTuple):
+    """Cut-offs with what they keep of the pairs that nobody labelled.
 
     Attributes:
-        before: Share of mismatched pairs among all.
-        after: Share of mismatched pairs among the kept; None where none is kept.
-        lost: Share of the matched pairs that are dropped.
+        values: [c], in the range of the score.
+        kept: [s, c], pairs of each standing that reach them.
     """
 
-    before: Interval
-    after: Interval | None
-    lost: Interval
+    values: Floats
+    kept: Counts
 
 
-class Standing(NamedTuple):
-    """The pairs of one standing.
+class Grid(NamedTuple):
+    """Cut-offs with what is believed of the pairs that they keep.
 
     Attributes:
-        judge: Their judge.
-        scores: Histogram of their corrected similarities.
-        pairs: How many they are.
+        cuts: The cut-offs, the strictest first; the last keeps all pairs.
+        believed: [s, c], how many mismatched pairs reach them by the clean probabilities.
     """
 
-    judge: Judge
-    scores: Floats
-    pairs: int
+    cuts: Cuts
+    believed: Floats
 
 
-def empty_histogram() -> Floats:
-    """Returns a histogram of nothing."""
-    return np.zeros(BINS)
+def cut_at(shares: Sequence[float], standings: Sequence[ScoreCounts]) -> Cuts:
+    """Returns different cut-offs that keep about these shares of all pairs, the strictest first."""
+    everything = sum(standings[1:], start=standings[0])
+    values = np.unique(everything.cutoffs(shares))[::-1]
+    return Cuts(values, np.stack([counts.at_least(values) for counts in standings]))
 
 
-def price(decision: Decision, standings: Sequence[Standing], *, seed: int) -> Price:
-    """Estimates what a decision costs, from the labelled pairs of the judges (METHOD 4) [O].
+def grid_of(standings: Sequence[ScoreCounts], *, steps: int) -> Grid:
+    """Returns cut-offs that keep equal steps of all pairs, or fewer where many scores are equal."""
+    cuts = cut_at([step / steps for step in range(1, steps + 1)], standings)
+    return Grid(cuts, np.stack([counts.expected_mismatched(cuts.values) for counts in standings]))
 
-    Values come from the noise rates and from how many labelled pairs pass the cut-off. Intervals
-    come from the labelled pairs alone, which limit what can be known: in every draw the shares of
-    matched and of mismatched pairs that pass are drawn from their posterior under Jeffreys' prior.
-    The noise rate is drawn likewise, by the judge's own estimate of it or, without one, as what
-    makes those shares agree with the share of all pairs that pass.
 
-    Args:
-        decision: What is priced.
-        standings: Fitted and unseen pairs; together at least one pair.
-        seed: Of the draws.
+class Known(NamedTuple):
+    """Pairs of the shards that a person labelled; no cut-off decides about them.
+
+    Attributes:
+        matched: Labelled 1: kept whatever their scores.
+        mismatched: Labelled 0: dropped.
     """
-    rng = np.random.default_rng(seed)
-    used = [standing for standing in standings if standing.pairs]
-    total = sum(standing.pairs for standing in used)
-    points, draws = np.zeros(4), np.zeros((_DRAWS, 4))
-    for standing in used:
-        share = standing.pairs / total
-        labelled = standing.judge.labelled
-        passes = np.stack(
-            [
-                decision.keeps(labelled.column(decision.column)),
-                labelled.corrected_similarity >= CUTOFF,
-            ],
-            axis=1,
-        )
-        good, bad = passes[labelled.matched], passes[~labelled.matched]
-        noise, passing = standing.judge.noise, share_at_least(standing.scores, CUTOFF)
-        rate = (
-            noise.value
-            if noise
-            else float(solve_rate(passing, good[:, 1].mean(), bad[:, 1].mean()))
-        )
-        points += (
-            share
-            * _masses(
-                np.array([rate]),
-                *(np.array([(x[:, 0].sum() + 0.5) / (len(x) + 1)]) for x in (good, bad)),
-            )[0]
-        )
-        good_pass, bad_pass = (_pass_draws(x, rng) for x in (good, bad))
-        if noise:
-            rates = noise.draws(_DRAWS, rng)
-        else:
-            rates = np.asarray(solve_rate(passing, good_pass[:, 1], bad_pass[:, 1]))
-        draws += share * _masses(rates, good_pass[:, 0], bad_pass[:, 0])
-    before, after, lost = (_interval(points, draws, part) for part in _PARTS)
-    assert before is not None
-    return Price(before, after, lost or Interval(0.0, 0.0, 1.0))
 
-
-def _pass_draws(passes: npt.NDArray[np.bool_], rng: np.random.Generator) -> Floats:
-    """Draws the shares of pairs that pass each of several cut-offs, [n, c] → [draws, c].
-
-    A Bayesian bootstrap with half a pair added that passes and half a pair that does not: for one
-    cut-off exactly Jeffreys' posterior, for several their joint one.
-    """
-    weights = rng.gamma(1.0, size=(_DRAWS, len(passes)))
-    added = rng.gamma(0.5, size=(_DRAWS, 2))
-    total = weights.sum(axis=1) + added.sum(axis=1)
-    drawn: Floats = (weights @ passes + added[:, :1]) / total[:, None]
-    return drawn
-
-
-# Of [matched kept, mismatched kept, matched, mismatched]: numerator and denominator.
-_PARTS = (
-    (np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])),
-    (np.array([0, 1, 0, 0]), np.array([1, 1, 0, 0])),
-    (np.array([-1, 0, 1, 0]), np.array([0, 0, 1, 0])),
-)
-
-
-def _masses(rate: Floats, good_pass: Floats, bad_pass: Floats) -> Floats:
-    """Shares of all pairs that are matched and kept, mismatched and kept, matched, mismatched."""
-    return np.stack([(1 - rate) * good_pass, rate * bad_pass, 1 - rate, rate], axis=1)
-
-
-def _interval(
-    points: Floats, draws: Floats, part: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-) -> Interval | None:
-    over, under = part
-    if points @ under < 1e-12:
-        return None
-    shares = (draws @ over) / np.maximum(draws @ under, 1e-12)
-    value = float(points @ over / (points @ under))
-    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(min(low, value)), float(max(high, value)))
+    matched: int
+    mismatched: int

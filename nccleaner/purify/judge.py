@@ -228,8 +228,24 @@ def _fit_heads(
     return heads, np.mean(unbiased, axis=0).astype(np.float32)
 
 
+def corrected_at(clean_probability: float, noise_rate: float) -> float:
+    """Returns the corrected similarity of a clean probability, both in [0, 1].
+
+    Args:
+        clean_probability: The posterior that a pair is matched.
+        noise_rate: That the judge assumes.
+    """
+    rate = _bounded(noise_rate)
+    matched, mismatched = rate * clean_probability, (1 - rate) * (1 - clean_probability)
+    return matched / (matched + mismatched)
+
+
+def _bounded(noise_rate: float) -> float:
+    return min(max(noise_rate, _MIN_RATE), 1 - _MIN_RATE)
+
+
 def _posterior(corrected: npt.ArrayLike, noise_rate: float) -> Scores:
-    rate = min(max(noise_rate, _MIN_RATE), 1 - _MIN_RATE)
+    rate = _bounded(noise_rate)
     matched = (1 - rate) * np.asarray(corrected, dtype=np.float64)
     mismatched = rate * (1 - np.asarray(corrected, dtype=np.float64))
     posterior: Scores = (matched / (matched + mismatched)).astype(np.float32)

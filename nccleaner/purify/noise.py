@@ -9,16 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nccleaner.purify.heads import EvidenceHead, out_of_fold, stratified_folds
 from nccleaner.purify.mixture import Floats
+from nccleaner.purify.shares import highest_share
 
 # Where a matched and a mismatched pair are equally likely, if there are as many of both.
 CUTOFF = 0.5
+
+
+class Passed(NamedTuple):
+    """Labelled pairs of one kind that pass the cut-off; neither number need be whole.
+
+    Attributes:
+        passing: How many do.
+        trials: Of how many.
+    """
+
+    passing: float
+    trials: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,19 @@ class NoiseRate:
         rates: Floats = np.asarray(solve_rate(self.passing, *shares))
         return rates
 
+    def highest(self, *, miss: float, times: float = 1.0) -> float:
+        """Returns what the noise rate exceeds with a probability of at most `miss`.
+
+        Args:
+            miss: In (0, 1).
+            times: Supposes that there are so many times as many trusted pairs that are alike.
+        """
+        count = self.trusted * times
+        shares = (self.matched_passing, self.mismatched_passing)
+        return highest_rate(
+            self.passing, *(Passed(share * count, count) for share in shares), miss=miss
+        )
+
     @staticmethod
     def from_json(data: Mapping[str, Any] | None) -> NoiseRate | None:
         """Restores what `asdict` gave."""
@@ -81,6 +107,23 @@ def estimate_noise_rate(
         float((scores[~is_matched] >= CUTOFF).mean()),
         int(is_matched.sum()),
     )
+
+
+def highest_rate(passing: float, matched: Passed, mismatched: Passed, *, miss: float) -> float:
+    """Returns what the noise rate exceeds with a probability of at most `miss` [O].
+
+    The rate rises with both shares, so that their exact upper bounds make that of the rate. Where
+    no mixture of labelled pairs within these bounds passes as often as all pairs do, the labelled
+    pairs are not like the others and nothing is known: the rate may be 1.
+
+    Args:
+        passing: Share of all pairs that passes the cut-off, in [0, 1].
+        matched: Labelled matched pairs.
+        mismatched: Labelled mismatched pairs.
+        miss: In (0, 1).
+    """
+    most, least = (float(highest_share(*passed, miss=miss / 2)) for passed in (matched, mismatched))
+    return float(solve_rate(passing, most, least)) if least < passing <= most else 1.0
 
 
 def solve_rate(

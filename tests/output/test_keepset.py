@@ -5,10 +5,14 @@ import tarfile
 from itertools import compress
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
 import pytest
 import webdataset
+from builders import make_rows, write_parquet_shard, write_webdataset_shard
 from purged import purge
 
 from nccleaner.errors import InputError, RunError
@@ -116,3 +120,51 @@ def test_nothing_kept_is_an_empty_set(tmp_path: Path) -> None:
 def test_a_run_without_a_purge_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nccleaner purge"):
         KeepSet(tmp_path)
+
+
+@pytest.fixture
+def parquet_shard(tmp_path: Path) -> Path:
+    return write_parquet_shard(tmp_path / "shards", "00001", make_rows(40), row_group_size=7)
+
+
+def test_pyarrow_reads_only_the_kept_rows(run: Path, parquet_shard: Path) -> None:
+    keep = KeepSet(run)
+    wanted = [row.key for row in make_rows(40) if ("00001", row.key) in keep]
+    assert len(wanted) == sum(KEEP)
+    assert (
+        pq.read_table(parquet_shard, filters=keep.expression("00001"))["key"].to_pylist() == wanted
+    )
+    scanned = pyarrow.dataset.dataset(parquet_shard).to_table(filter=keep.expression("00001"))
+    assert scanned["key"].to_pylist() == wanted
+    with pytest.raises(RunError, match="'00007' was not purged"):
+        keep.expression("00007")
+    purge(run / "clean", pa.table({"a": KEYS}), keys=KEYS, keep=[False] * 40, shard="00001")
+    with pytest.raises(RunError, match="purged again"):
+        keep.expression("00001")
+    assert len(pq.read_table(parquet_shard, filters=KeepSet(run).expression("00001"))) == 0
+
+
+def test_datasets_filters_tars_by_it(run: Path, tmp_path: Path) -> None:
+    for shard in ("00000", "00001"):
+        write_webdataset_shard(tmp_path / "shards", shard, make_rows(40))
+    loaded = datasets.load_dataset(
+        "webdataset",
+        data_files=str(tmp_path / "shards" / "*.tar"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    kept = loaded.filter(KeepSet(run))
+    assert kept["__key__"][:] == list(compress(KEYS, KEEP)) * 2
+
+
+def test_datasets_reads_only_the_kept_rows_of_parquet(
+    run: Path, parquet_shard: Path, tmp_path: Path
+) -> None:
+    loaded = datasets.load_dataset(
+        "parquet",
+        data_files=str(parquet_shard),
+        filters=KeepSet(run).expression("00001"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert loaded["key"][:] == list(compress(KEYS, KEEP))

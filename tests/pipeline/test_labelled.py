@@ -39,13 +39,15 @@ def read(fitted, backbones):
     )
     parts = store.parts(description.shards, SilentReporter())
 
-    def read_file(path):
+    def read_file(path, sample=0.0):
         labelled = read_labelled(
             path,
             description.shards,
             parts,
             backbones=backbones,
             limits=limits_of(description.config.data),
+            sample=sample,
+            seed=0,
         )
         return labelled, description.shards, parts
 
@@ -177,3 +179,29 @@ def test_probes_that_cannot_be_exchanged_are_refused(read, clipart, tmp_path, ca
 
     with pytest.raises(TrustedError):
         build_tables(shards, parts, labelled.pairs, config=tiny(), folder=tmp_path / "tables")
+
+
+def test_a_sample_is_set_aside_by_seed(read, clipart, tmp_path):
+    path = write(tmp_path, by_key(clipart, count=60))
+
+    labelled, _, _ = read(path, sample=0.25)
+
+    assert len(labelled.set_aside) == 15
+    assert len(labelled.pairs) == 45
+    rows = [item.pair.row for item in (*labelled.pairs, *labelled.set_aside)]
+    assert sorted(rows) == list(range(2, 62))
+    again, _, _ = read(path, sample=0.25)
+    assert [item.pair for item in again.set_aside] == [item.pair for item in labelled.set_aside]
+
+
+def test_pairs_that_the_shards_do_not_hold_are_no_sample_of_them(read, clipart, tmp_path):
+    rows = by_key(clipart)
+    rows[3]["caption"] = "what somebody else saw in it"
+
+    with pytest.raises(TrustedError, match="not in them as labelled; the first is row 5"):
+        read(write(tmp_path, rows), sample=0.5)
+
+
+def test_what_is_left_must_be_enough_to_fit(read, clipart, tmp_path):
+    with pytest.raises(TrustedError, match="needed are 20"):
+        read(write(tmp_path, by_key(clipart, count=30)), sample=0.5)

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from smallfit import write_csv
 
 import nccleaner
-from nccleaner.errors import RunError, UsageError
+from nccleaner.errors import PrecisionError, RunError, TrustedError, UsageError
 from nccleaner.pipeline import purge as module
+from nccleaner.pipeline.reporter import SilentReporter
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +24,16 @@ def run(fitted, tmp_path_factory):
     copy = tmp_path_factory.mktemp("purged") / "run"
     shutil.copytree(fitted.run, copy)
     return copy
+
+
+class Warned(SilentReporter):
+    """Remembers warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warn(self, message):
+        self.warnings.append(message)
 
 
 def read_keys(folder):
@@ -143,16 +155,128 @@ def test_a_purge_that_is_interrupted_is_done_again(run, monkeypatch):
     assert not (run / "clean" / "summary.json").exists()
     with pytest.raises(RunError, match="nccleaner purge"):
         nccleaner.search(run, "a bird")
+    with pytest.raises(RunError, match="no finished purge"):
+        nccleaner.KeepSet(run)
 
     nccleaner.purge(run, threshold=0.2)
     assert read_keys(run / "clean" / "manifest") == expected
     assert not list(run.rglob(".nccleaner-*"))
 
 
+# Targets
+
+
+def test_a_target_is_kept_to_or_refused(run, clipart):
+    summary = nccleaner.purge(run, target_precision=0.5).summary
+
+    assert summary.cut_off.rule == "target_precision"
+    assert summary.promise.bound >= summary.promise.target == 0.5
+    assert summary.promise.level == 0.95
+    kept = read_keys(run / "clean" / "manifest")
+    for key, score in untrusted_scores(run, "corrected_similarity").items():
+        assert (key in kept) == (score >= np.float32(summary.cut_off.value))
+    assert np.mean([clipart.truth[key] for key in kept]) < 0.5
+
+
+def test_a_target_that_cannot_be_promised_leaves_the_last_purge(run):
+    before = nccleaner.purge(run, threshold=0.4).summary
+
+    with pytest.raises(PrecisionError, match="The 96 trusted pairs show no more than"):
+        nccleaner.purge(run, target_precision=0.995)
+
+    assert len(nccleaner.KeepSet(run)) == before.kept
+
+
+def test_ten_cut_offs_say_what_they_would_do(run):
+    summary = nccleaner.purge(run, keep_fraction=0.5).summary
+
+    assert summary.evidence == "trusted_pairs"
+    values = [choice.value for choice in summary.cut_offs]
+    assert values == sorted(set(values))
+    assert len(values) == 10
+    for choice in (summary.cut_offs[0], summary.cut_offs[6]):
+        assert nccleaner.purge(run, threshold=choice.value).summary.kept == choice.kept
+    assert summary.cut_offs[0].kept == 240 - 6
+    assert summary.cut_offs[0].recall.value == pytest.approx(1)
+
+
+# A labelled random sample
+
+
+def write_sample(path, clipart, keys):
+    return write_csv(path, ["key", "label"], [(key, 1 - clipart.truth[key]) for key in keys])
+
+
+@pytest.fixture(scope="module")
+def sample(clipart, tmp_path_factory):
+    """60 pairs that are not trusted, drawn at random, and their file."""
+    trusted = {*clipart.trusted, *clipart.mismatched(6)}
+    free = [row.key for row in clipart.rows if row.key not in trusted]
+    keys = np.random.default_rng(1).permutation(free)[:60].tolist()
+    return keys, write_sample(tmp_path_factory.mktemp("sample") / "sample.csv", clipart, keys)
+
+
+def test_a_sample_is_what_estimates_rest_on(run, clipart, sample):
+    keys, path = sample
+    scores = untrusted_scores(run, "corrected_similarity")
+    good = [scores[key] for key in keys if not clipart.truth[key]]
+
+    summary = nccleaner.purge(run, threshold=0.5, sample=path).summary
+
+    assert summary.evidence == "random_sample"
+    assert "60 pairs drawn at random" in summary.recall.source
+    # Of the good pairs those that are trusted or in the sample are kept in any case.
+    rest = 240 - 96 - 60
+    others = rest * len(good) / 60
+    known = 90 + len(good)
+    assert summary.recall.value == pytest.approx(
+        (np.mean(np.array(good) >= 0.5) * others + known) / (others + known)
+    )
+    assert summary.mismatched_before.value == pytest.approx(
+        (rest * (1 - len(good) / 60) + 6 + 60 - len(good)) / 240
+    )
+
+
+def test_a_sample_says_what_its_own_pairs_are(run, clipart, sample):
+    keys, path = sample
+
+    nccleaner.purge(run, threshold=1.0, sample=path)
+    kept = read_keys(run / "clean" / "manifest")
+    nccleaner.purge(run, threshold=0.0, sample=path)
+    rejected = read_keys(run / "clean" / "rejected")
+
+    assert {key for key in keys if not clipart.truth[key]} <= kept
+    assert {key for key in keys if clipart.truth[key]} <= rejected
+    assert len(kept) == 90 + sum(not clipart.truth[key] for key in keys)
+
+
+def test_a_target_can_rest_on_a_sample(run, sample):
+    summary = nccleaner.purge(run, target_precision=0.6, sample=sample[1]).summary
+
+    assert summary.evidence == "random_sample"
+    assert summary.promise.bound >= 0.6
+    with pytest.raises(PrecisionError, match="The 60 labels of the random sample"):
+        nccleaner.purge(run, target_precision=0.99, sample=sample[1])
+
+
+def test_trusted_pairs_of_the_fit_are_no_sample(run, clipart, tmp_path, sample):
+    path = write_sample(tmp_path / "sample.csv", clipart, [*clipart.trusted[:5], *sample[0][:40]])
+    reporter = Warned()
+
+    summary = nccleaner.purge(run, sample=path, reporter=reporter).summary
+
+    assert "40 pairs drawn" in summary.recall.source
+    assert "5 were trusted pairs of the fit" in reporter.warnings[0]
+    only_trusted = write_sample(tmp_path / "trusted.csv", clipart, clipart.trusted[:30])
+    with pytest.raises(TrustedError, match="30 were trusted pairs of the fit"):
+        nccleaner.purge(run, sample=only_trusted)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({"threshold": 0.3, "keep_fraction": 0.5}, "Give one"),
+        ({"threshold": 0.3, "target_precision": 0.9}, "Give one"),
         ({"threshold": 1.5}, "outside the range"),
         ({"threshold": float("nan")}, "outside the range"),
         ({"threshold": -0.1}, "outside the range"),
@@ -161,6 +285,9 @@ def test_a_purge_that_is_interrupted_is_done_again(run, monkeypatch):
         ({"keep_fraction": 0.0}, "not in"),
         ({"keep_fraction": 1.1}, "not in"),
         ({"keep_fraction": float("nan")}, "not in"),
+        ({"target_precision": 0.0}, "not between"),
+        ({"target_precision": 1.0}, "not between"),
+        ({"target_precision": 95.0}, "not between"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(run, arguments, named):

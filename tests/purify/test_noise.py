@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nccleaner.purify.noise import NoiseRate, estimate_noise_rate, solve_rate
+from nccleaner.purify.noise import (
+    NoiseRate,
+    Passed,
+    estimate_noise_rate,
+    highest_rate,
+    solve_rate,
+)
 
 
 def population(rng, matched, mismatched):
@@ -46,3 +52,35 @@ def test_the_rate_that_was_mixed_is_solved_for(rate, matched, mismatched):
 def test_shares_that_no_rate_explains_give_the_nearest():
     assert solve_rate(0.95, 0.9, 0.1) == 0
     assert solve_rate(0.05, 0.9, 0.1) == 1
+
+
+def test_the_rate_exceeds_its_bound_no_more_often_than_said():
+    rng = np.random.default_rng(0)
+    rate, matched, mismatched, trusted = 0.3, 0.9, 0.15, 200
+    passing = (1 - rate) * matched + rate * mismatched
+    bounds = np.array(
+        [
+            NoiseRate(passing, good / trusted, bad / trusted, trusted).highest(miss=0.1)
+            for good, bad in zip(
+                rng.binomial(trusted, matched, 1000),
+                rng.binomial(trusted, mismatched, 1000),
+                strict=True,
+            )
+        ]
+    )
+
+    assert 0 < (bounds < rate).mean() < 0.1
+    assert np.median(bounds) < rate + 0.1
+
+
+def test_more_pairs_that_are_alike_bring_the_bound_to_the_estimate():
+    noise = NoiseRate(passing=0.66, matched_passing=0.9, mismatched_passing=0.1, trusted=200)
+
+    assert noise.highest(miss=0.05, times=1e6) == pytest.approx(noise.value, abs=1e-3)
+
+
+@pytest.mark.parametrize("passing", [0.999, 0.05])
+def test_labelled_pairs_that_no_mixture_of_is_like_the_others_bound_nothing(passing):
+    good, bad = Passed(90, 100), Passed(20, 100)
+
+    assert highest_rate(passing, good, bad, miss=0.05) == 1

@@ -365,7 +365,6 @@ def rewrite(path, metadata=None, drop=None):
         lambda path: rewrite(path, drop="contrast.texts"),
         lambda path: rewrite(path, drop="main_net.0.image_tower.linear.weight"),
     ],
-    ids=str,
 )
 def test_a_file_that_is_missing_or_damaged_says_what_to_do(scorer, tmp_path, damage):
     path = tmp_path / "scorer.safetensors"

@@ -1,0 +1,187 @@
+"""Cut-offs judged by the trusted pairs: how many mismatched pairs reach a cut-off (METHOD 4) [O].
+
+What a cut-off keeps is counted. The noise rate says how many mismatched pairs there are, and the
+labelled mismatched ones what share of them reaches it: precision = 1 - π FPR / kept. That equals
+(1 - π) TPR / ((1 - π) TPR + π FPR), but needs one share less, and no labelled matched pair for it.
+It assumes that trusted pairs are like the good pairs of the shards, and mismatched ones made of
+them like those that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from nccleaner.purify.decide import Column, Cuts, Grid, Known
+from nccleaner.purify.judge import Judge
+from nccleaner.purify.noise import CUTOFF, Passed, highest_rate, solve_rate
+from nccleaner.purify.prices import Masses, Price, prices_of
+from nccleaner.purify.shares import LEVEL, Floats, highest_share
+
+_DRAWS = 2000
+
+
+class Standing(NamedTuple):
+    """Pairs of one standing that nobody labelled.
+
+    Attributes:
+        judge: Their judge.
+        repeats: How many mismatched pairs were made of one trusted pair; together they tell about
+            as much as one.
+        pairs: How many they are.
+        passing: Share of them whose corrected similarity is at least `CUTOFF`.
+    """
+
+    judge: Judge
+    repeats: int
+    pairs: int
+    passing: float
+
+
+class ByTrusted:
+    """Prices and bounds from the labelled pairs of the judges.
+
+    Args:
+        column: The score that is cut.
+        standings: Of the fitted and of the unseen pairs; together at least one pair.
+        known: Pairs that a person labelled.
+        labelled: How many trusted pairs all of this rests on.
+        seed: Of the draws.
+    """
+
+    def __init__(
+        self,
+        column: Column,
+        standings: Sequence[Standing],
+        *,
+        known: Known,
+        labelled: int,
+        seed: int,
+    ) -> None:
+        self.labelled = labelled
+        self._column = column
+        self._standings = standings
+        self._known = known
+        self._seed = seed
+        self._pairs = sum(standing.pairs for standing in standings)
+
+    def prices(self, cuts: Cuts) -> list[Price]:
+        """Estimates what each cut-off costs.
+
+        Intervals come from the labelled pairs, which limit what can be known: in every draw the
+        shares of matched and of mismatched pairs that pass are drawn from their posterior under
+        Jeffreys' prior. The noise rate is drawn likewise, by the judge's own estimate of it or,
+        without one, as what makes those shares agree with the share of all pairs that pass.
+        """
+        rng = np.random.default_rng(self._seed)
+        mismatched = np.zeros(1 + _DRAWS)
+        kept = np.zeros((1 + _DRAWS, len(cuts.values)))
+        for standing, of_kept in zip(self._standings, cuts.kept, strict=True):
+            if not standing.pairs:
+                continue
+            rates, shares = self._drawn(standing, cuts, rng)
+            here = standing.pairs * rates[:, None]
+            least = np.maximum(here - (standing.pairs - of_kept), 0)
+            most = np.minimum(here, of_kept)
+            mismatched += here[:, 0]
+            kept += np.clip(here * shares, least, most)
+        any_seen = self.mismatched(cuts).sum(axis=0) > 0
+        return prices_of(Masses(mismatched, kept, any_seen), cuts, self._pairs, self._known)
+
+    def mismatched(self, cuts: Cuts) -> Floats:
+        """Counts the labelled mismatched pairs that reach each cut-off, [s, c]."""
+        return np.stack(
+            [
+                self._reach(standing, cuts)[~standing.judge.labelled.matched].sum(axis=0)
+                for standing in self._standings
+            ]
+        ).astype(np.float64)
+
+    def expected(self, grid: Grid) -> Floats:
+        """Returns how many labelled mismatched pairs should reach each cut-off, [s, c]."""
+        made = [[(~standing.judge.labelled.matched).sum()] for standing in self._standings]
+        expected: Floats = np.array(made) * grid.believed / np.maximum(grid.believed[:, -1:], 1e-9)
+        return expected
+
+    def bounds(self, cuts: Cuts, mismatched: Floats, *, times: float = 1.0) -> Floats:
+        """Returns for each cut-off what the precision is at least, [c] in [0, 1].
+
+        That is of the pairs that nobody labelled; the others are kept only if they are matched.
+        Each alone holds with a probability of `LEVEL`. The probability of a miss is shared out: in
+        proportion to their pairs over the standings, there half to the share of mismatched pairs
+        that reach the cut-off and half to the noise rate.
+
+        Args:
+            cuts: The cut-offs.
+            mismatched: [s, c], as `mismatched` counts them.
+            times: Supposes that there are so many times as many labelled pairs that are alike.
+        """
+        worst = np.zeros(len(cuts.values))
+        for standing, of_kept, reached in zip(self._standings, cuts.kept, mismatched, strict=True):
+            if not standing.pairs:
+                continue
+            miss = (1 - LEVEL) * standing.pairs / self._pairs / 2
+            made = (~standing.judge.labelled.matched).sum()
+            weight = times / standing.repeats
+            share = highest_share(reached * weight, made * weight, miss=miss)
+            rate = _highest_rate(standing, times, miss)
+            worst += np.minimum(standing.pairs * rate * share, of_kept)
+        bounds: Floats = 1 - worst / np.maximum(cuts.kept.sum(axis=0), 1)
+        return bounds
+
+    def _reach(self, standing: Standing, cuts: Cuts) -> Floats:
+        """Tells which labelled pairs reach which cut-off, [n, c]."""
+        scores = standing.judge.labelled.column(self._column)
+        return (scores[:, None] >= cuts.values.astype(np.float32)).astype(np.float64)
+
+    def _drawn(
+        self, standing: Standing, cuts: Cuts, rng: np.random.Generator
+    ) -> tuple[Floats, Floats]:
+        """Noise rates, [1 + draws], and shares of mismatched pairs that reach, [1 + draws, c]."""
+        labelled, noise = standing.judge.labelled, standing.judge.noise
+        passes = labelled.corrected_similarity >= CUTOFF
+        good = passes[labelled.matched].astype(np.float64)[:, None]
+        bad = np.column_stack([passes, self._reach(standing, cuts)])[~labelled.matched]
+        good_shares = _draw_shares(good, 1, rng)[:, 0]
+        bad_shares = _draw_shares(bad, standing.repeats, rng)
+        if noise:
+            rates = np.append(noise.value, noise.draws(_DRAWS, rng))
+        else:
+            rates = np.asarray(solve_rate(standing.passing, good_shares, bad_shares[:, 0]))
+        return rates, bad_shares[:, 1:]
+
+
+def _highest_rate(standing: Standing, times: float, miss: float) -> float:
+    """The noise rate is above it with a probability of at most `miss`."""
+    noise, labelled = standing.judge.noise, standing.judge.labelled
+    if noise is not None:
+        return noise.highest(miss=miss, times=times)
+    passes = labelled.corrected_similarity >= CUTOFF
+    good, bad = passes[labelled.matched], passes[~labelled.matched]
+    weight = times / standing.repeats
+    return highest_rate(
+        standing.passing,
+        Passed(good.sum() * times, len(good) * times),
+        Passed(bad.sum() * weight, len(bad) * weight),
+        miss=miss,
+    )
+
+
+def _draw_shares(passes: Floats, repeats: int, rng: np.random.Generator) -> Floats:
+    """Estimates, then draws the shares of pairs that pass each of several cut-offs, [n, c].
+
+    A Bayesian bootstrap with half a pair added that passes and half a pair that does not: for one
+    cut-off exactly Jeffreys' posterior, for several their joint one.
+
+    Returns:
+        [1 + draws, c], the posterior's mean first.
+    """
+    count = len(passes) / repeats
+    mean = (passes.sum(axis=0) / repeats + 0.5) / (count + 1)
+    weights = rng.gamma(1 / repeats, size=(_DRAWS, len(passes)))
+    added = rng.gamma(0.5, size=(_DRAWS, 2))
+    total = weights.sum(axis=1) + added.sum(axis=1)
+    drawn = (weights @ passes + added[:, :1]) / total[:, None]
+    return np.concatenate([mean[None], drawn])

@@ -1,0 +1,224 @@
+"""What cut-offs cost by the trusted pairs, on pools whose truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nccleaner.purify.by_trusted import ByTrusted, Standing
+from nccleaner.purify.decide import Cuts, Grid, Known
+from nccleaner.purify.judge import Judge, Labelled, fit_judge
+from nccleaner.purify.noise import CUTOFF, NoiseRate
+from nccleaner.purify.shares import highest_share
+
+CUT_OFF = 0.55
+NOBODY = Known(0, 0)
+
+
+def one_evidence(matched, rng):
+    """Logits of scores whose two densities have the ratio s : 1 - s; the head leaves them so."""
+    scores = rng.beta(0.8 + matched, 1.8 - matched)
+    return np.log(scores / (1 - scores))[:, None]
+
+
+def normal_evidence(matched, rng):
+    """Two normal distributions."""
+    return rng.normal(size=(len(matched), 1)) + np.where(matched, 1.3, -1.3)[:, None]
+
+
+def standing_of(rate, *, seed, count=2000, labelled=120, evidence=one_evidence, noise=None):
+    """A pool, its scores and its truth, and the judge of it."""
+    rng = np.random.default_rng(seed)
+    truth = rng.random(count) > rate
+    pool = evidence(truth, rng)
+    matched = np.arange(labelled) % 2 == 0
+    judge = fit_judge(
+        [evidence(matched, rng)],
+        np.zeros(labelled, np.float32),
+        matched,
+        pool_evidence=[pool],
+        seed=seed,
+        noise=noise,
+    )
+    scores = judge.corrected_similarity([pool])
+    passing = float((scores >= CUTOFF).mean())
+    return Standing(judge, 1, count, passing), scores, truth
+
+
+def witness(*standings, known=NOBODY):
+    return ByTrusted("corrected_similarity", standings, known=known, labelled=120, seed=0)
+
+
+def cuts_of(values, *scores):
+    """The cut-offs with what they keep."""
+    kept = [[(np.float32(value) <= of).sum() for value in values] for of in scores]
+    return Cuts(np.array(values, dtype=float), np.array(kept, dtype=np.int64))
+
+
+def price(value, standing, scores, known=NOBODY):
+    return witness(standing, known=known).prices(cuts_of([value], scores))[0]
+
+
+def truth_at(value, scores, truth):
+    kept = scores >= np.float32(value)
+    return (~truth).mean(), (~truth)[kept].mean(), kept[truth].mean()
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return standing_of(0.3, seed=100, labelled=600)
+
+
+def test_a_price_is_near_the_truth_and_inside_its_interval(pool):
+    cost = price(CUT_OFF, *pool[:2])
+
+    for interval, fact in zip(cost, truth_at(CUT_OFF, *pool[1:]), strict=True):
+        assert interval.low <= interval.value <= interval.high
+        assert interval.value == pytest.approx(fact, abs=0.08)
+    assert price(CUT_OFF, *pool[:2]) == cost
+
+
+@pytest.mark.parametrize("evidence", [one_evidence, normal_evidence])
+def test_intervals_cover_the_truth_about_as_often_as_they_say(evidence):
+    count = 100
+    covered = np.zeros(3)
+    for seed in range(count):
+        rate = 0.1 + 0.5 * seed / count
+        standing, scores, truth = standing_of(rate, seed=seed, evidence=evidence)
+        facts = truth_at(CUT_OFF, scores, truth)
+        for part, interval in enumerate(price(CUT_OFF, standing, scores)):
+            covered[part] += interval.low <= facts[part] <= interval.high
+
+    # Measured are 92 to 97 % of 200; fewer than 85 of 100 would be rare.
+    assert (covered >= 85).all(), covered / count
+
+
+def test_a_noise_rate_that_is_known_is_what_the_price_rests_on():
+    known = NoiseRate(passing=0.7, matched_passing=0.9, mismatched_passing=0.1, trusted=400)
+    standing, scores, _ = standing_of(0.5, seed=3, noise=known)
+
+    before = price(CUT_OFF, standing, scores).before
+
+    assert before.value == pytest.approx(known.value)
+    by_draws = np.quantile(known.draws(20_000, np.random.default_rng(1)), [0.025, 0.975])
+    assert (before.low, before.high) == pytest.approx(tuple(by_draws), abs=0.01)
+
+
+def test_keeping_everything_loses_nothing(pool):
+    cost = price(0.0, *pool[:2])
+
+    assert cost.recall.value == pytest.approx(1, abs=0.01)
+    assert cost.after.value == pytest.approx(cost.before.value, abs=0.01)
+
+
+def test_keeping_nothing_finds_nothing(pool):
+    cost = price(1.0, *pool[:2])
+
+    assert cost.after is None
+    assert cost.recall.value == 0
+
+
+def test_where_no_labelled_mismatched_pair_reaches_there_may_be_none(pool):
+    standing, scores, _ = pool
+    labelled = standing.judge.labelled
+    above_all = float(labelled.corrected_similarity[~labelled.matched].max()) + 1e-6
+
+    after = price(above_all, standing, scores).after
+
+    assert after.low == 0
+    assert after.value > 0
+
+
+def test_pairs_that_people_labelled_are_counted_as_what_they_are(pool):
+    standing, scores, _ = pool
+    alone = price(CUT_OFF, standing, scores)
+    kept = (scores >= CUT_OFF).sum()
+
+    cost = price(CUT_OFF, standing, scores, known=Known(500, 100))
+
+    assert cost.before.value == pytest.approx((2000 * alone.before.value + 100) / 2600)
+    assert cost.after.high == pytest.approx(kept * alone.after.high / (kept + 500))
+    good = 2000 * (1 - alone.before.value)
+    assert cost.recall.value == pytest.approx((good * alone.recall.value + 500) / (good + 500))
+
+
+def test_standings_add_up_by_their_pairs(pool):
+    clean, of_clean, _ = standing_of(0.05, seed=7, count=6000)
+    of_pool = pool[1]
+
+    both = witness(pool[0], clean).prices(cuts_of([CUT_OFF], of_pool, of_clean))[0]
+
+    alone = price(CUT_OFF, pool[0], of_pool), price(CUT_OFF, clean, of_clean)
+    mean = (2000 * alone[0].before.value + 6000 * alone[1].before.value) / 8000
+    assert both.before.value == pytest.approx(mean)
+    empty = Standing(clean.judge, 1, 0, 0.0)
+    nothing = cuts_of([CUT_OFF], of_pool, np.empty(0, np.float32))
+    assert witness(pool[0], empty).prices(nothing)[0] == alone[0]
+
+
+def handmade(good, bad, *, repeats=1, pairs=1000, passing=0.6, noise=None):
+    """A standing whose labelled pairs have the scores given."""
+    scores = np.float32([*good, *bad])
+    labelled = Labelled(np.arange(len(scores)) < len(good), scores, scores, scores)
+    return Standing(Judge((), (), 0.0, noise, labelled), repeats, pairs, passing)
+
+
+GOOD, BAD = [0.9] * 90 + [0.3] * 10, [0.1] * 80 + [0.6] * 16 + [0.8] * 4
+
+
+def test_a_bound_is_put_together_from_exact_bounds():
+    cuts = Cuts(np.array([0.7, 0.55]), np.array([[500, 600]]))
+    by = witness(handmade(GOOD, BAD))
+
+    bounds = by.bounds(cuts, by.mismatched(cuts))
+
+    assert by.mismatched(cuts).tolist() == [[4, 20]]
+    most, least = highest_share([90, 20], 100, miss=0.0125)
+    rate = (most - 0.6) / (most - least)
+    reach = highest_share([4, 20], 100, miss=0.025)
+    assert bounds == pytest.approx(1 - 1000 * rate * reach / [500, 600])
+
+
+def test_a_bound_leaves_room_for_a_share_of_the_noise_rate_of_its_own():
+    noise = NoiseRate(passing=0.6, matched_passing=0.9, mismatched_passing=0.1, trusted=400)
+    cuts = Cuts(np.array([0.7]), np.array([[500]]))
+    by = witness(handmade(GOOD, BAD, noise=noise))
+
+    bound = by.bounds(cuts, by.mismatched(cuts))
+
+    most, least = highest_share([360, 40], 400, miss=0.0125)
+    rate = (most - 0.6) / (most - least)
+    assert bound == pytest.approx(1 - 1000 * rate * highest_share(4, 100, miss=0.025) / 500)
+
+
+def test_mismatched_pairs_made_of_one_trusted_pair_tell_as_much_as_one():
+    cuts = Cuts(np.array([0.7]), np.array([[500]]))
+    once = witness(handmade(GOOD, BAD))
+    thrice = witness(handmade(GOOD, BAD * 3, repeats=3))
+
+    assert thrice.bounds(cuts, thrice.mismatched(cuts)) == pytest.approx(
+        once.bounds(cuts, once.mismatched(cuts))
+    )
+    first, other = (by.prices(cuts)[0] for by in (once, thrice))
+    for one, two in zip(first, other, strict=True):
+        assert one == pytest.approx(two, abs=0.02)
+
+
+def test_few_pairs_of_another_standing_hardly_touch_a_bound():
+    other = handmade([0.9] * 20, [0.1] * 20, pairs=1)
+    alone, both = witness(handmade(GOOD, BAD)), witness(handmade(GOOD, BAD), other)
+    cuts = Cuts(np.array([0.7]), np.array([[500]]))
+    with_other = Cuts(cuts.values, np.array([[500], [1]]))
+
+    bound = both.bounds(with_other, both.mismatched(with_other))
+
+    assert bound == pytest.approx(alone.bounds(cuts, alone.mismatched(cuts)), abs=3e-3)
+
+
+def test_the_labelled_pairs_are_expected_to_be_like_what_is_believed_of_all():
+    cuts = Cuts(np.array([0.7, 0.0]), np.array([[500, 1000], [100, 200]]))
+    by = witness(handmade(GOOD, BAD), handmade(GOOD, BAD[:50]))
+
+    expected = by.expected(Grid(cuts, np.array([[30, 300], [10, 40]])))
+
+    assert expected.tolist() == [[10, 100], [12.5, 50]]
