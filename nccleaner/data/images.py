@@ -1,4 +1,4 @@
-"""Encoded images in, squares of pixels out.
+"""Encoded images in, pixels out: squares for encoders, whole images for people.
 
 Images come from strangers: only JPEG, PNG and WEBP are tried, and the size that the header states
 is checked before anything is decoded. A limit on time is set by `decoding`.
@@ -63,13 +63,35 @@ def decode_image(data: bytes, *, spec: ImageSpec, limits: Limits) -> Pixels:
     Raises:
         ImageRejected: The image is too large, damaged, or of no format that is read.
     """
+    return _decode(data, spec=spec, limits=limits, whole=False)
+
+
+def decode_whole(data: bytes, *, spec: ImageSpec, limits: Limits) -> Pixels:
+    """Decodes an image as `decode_image` does, but leaves it its shape, for people to look at.
+
+    Returns:
+        RGB, [height, width, 3]. The longer side has `spec.size_px`, or what it had if that is less.
+
+    Raises:
+        ImageRejected: The image is too large, damaged, or of no format that is read.
+    """
+    return _decode(data, spec=spec, limits=limits, whole=True)
+
+
+def shrink(square: Pixels, *, size_px: int) -> Pixels:
+    """Makes a smaller square, [size_px, size_px, 3], of one that was decoded; bicubic."""
+    image = Image.fromarray(square)
+    return np.array(image.resize((size_px, size_px), Image.Resampling.BICUBIC))
+
+
+def _decode(data: bytes, *, spec: ImageSpec, limits: Limits, whole: bool) -> Pixels:
     try:
         # Pillow warns of many an oddity in files that it reads all the same.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _check_size(image, limits)
-                return _fit(image, spec)
+                return _fit(image, spec, whole=whole)
     except ImageRejected:
         raise
     except UnidentifiedImageError:
@@ -83,12 +105,6 @@ def decode_image(data: bytes, *, spec: ImageSpec, limits: Limits) -> Pixels:
         raise ImageRejected(UNDECODABLE_IMAGE, f"{type(error).__name__}: {error}") from None
 
 
-def shrink(square: Pixels, *, size_px: int) -> Pixels:
-    """Makes a smaller square, [size_px, size_px, 3], of one that was decoded; bicubic."""
-    image = Image.fromarray(square)
-    return np.array(image.resize((size_px, size_px), Image.Resampling.BICUBIC))
-
-
 def _check_size(image: Image.Image, limits: Limits) -> None:
     width_px, height_px = image.size
     if width_px * height_px > limits.max_image_pixels:
@@ -96,7 +112,7 @@ def _check_size(image: Image.Image, limits: Limits) -> None:
         raise ImageRejected(IMAGE_TOO_LARGE, found)
 
 
-def _fit(image: Image.Image, spec: ImageSpec) -> Pixels:
+def _fit(image: Image.Image, spec: ImageSpec, *, whole: bool) -> Pixels:
     # A JPEG is decoded at 1/2, 1/4 or 1/8 where that leaves twice the pixels that are needed.
     wanted_px = 2 * max(spec.size_px, spec.resize_px)
     image.draft(None, (wanted_px, wanted_px))
@@ -104,16 +120,22 @@ def _fit(image: Image.Image, spec: ImageSpec) -> Pixels:
     orientation = _orientation(image)
 
     image = _plain_mode(image)
-    square = image.resize(
-        (spec.size_px, spec.size_px), _RESAMPLING[spec.interpolation], box=_box(image.size, spec)
-    )
-    if square.mode == "RGBA":
-        white = Image.new("RGBA", square.size, "white")
-        square = Image.alpha_composite(white, square).convert("RGB")
-    # The last step, as a small square turns faster than the whole image.
+    size = _size_within(image.size, spec.size_px) if whole else (spec.size_px, spec.size_px)
+    box = None if whole else _box(image.size, spec)
+    small = image.resize(size, _RESAMPLING[spec.interpolation], box=box)
+    if small.mode == "RGBA":
+        white = Image.new("RGBA", small.size, "white")
+        small = Image.alpha_composite(white, small).convert("RGB")
+    # The last step, as a small image turns faster than the original.
     if orientation in _UPRIGHT:
-        square = square.transpose(_UPRIGHT[orientation])
-    return np.array(square)
+        small = small.transpose(_UPRIGHT[orientation])
+    return np.array(small)
+
+
+def _size_within(size: tuple[int, int], side_px: int) -> tuple[int, int]:
+    """Width and height whose longer one is at most `side_px`, in the ratio that they have."""
+    scale = min(1.0, side_px / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _box(size: tuple[int, int], spec: ImageSpec) -> tuple[float, float, float, float]:
