@@ -1,12 +1,18 @@
 """Purged shards for the tests of what reads them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from builders import LIMITS
 
+from nccleaner.data.locations import find_shards
+from nccleaner.data.reading import ShardReading
+from nccleaner.output.exports.kept import KeptPairs
 from nccleaner.output.manifests import ManifestReport, write_manifest
+from nccleaner.output.summary import SUMMARY_NAME
 from nccleaner.records import MISMATCHED, OK
 
 SCORES = [
@@ -58,6 +64,27 @@ def purge(
         uids=uids or [None] * len(keys),
         first_row=first_row,
     )
+    (clean / SUMMARY_NAME).write_text("{}")
     kept = pq.read_table(clean / "manifest" / f"{shard}.parquet")
     rejected = pq.read_table(clean / "rejected" / f"{shard}.parquet")
     return report, kept, rejected
+
+
+def purge_shards(shards: Path, clean: Path, keeps: Callable[[str], bool]) -> KeptPairs:
+    """Writes the manifests of real shards, of whose pairs those stay whose key is liked."""
+    found = find_shards(shards)
+    row = 0
+    for shard in found:
+        reading = ShardReading(shard, limits=LIMITS)
+        samples = [(sample.key, sample.status) for sample in reading]
+        report, *_ = purge(
+            clean,
+            reading.metadata(),
+            keys=[key for key, _ in samples],
+            status=[status for _, status in samples],
+            keep=[status == OK and keeps(key) for key, status in samples],
+            first_row=row,
+            shard=shard.name,
+        )
+        row += report.kept
+    return KeptPairs(clean, shards=found, limits=LIMITS)

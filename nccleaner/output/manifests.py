@@ -156,11 +156,50 @@ def read_manifests(clean: Path, columns: Sequence[str]) -> Iterator[pa.RecordBat
         RunError: Nothing was purged here yet, or a manifest was not written by nccleaner.
     """
     for path in manifest_paths(clean):
+        yield from read_manifest(path, columns)
+
+
+def read_manifest(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Reads columns of nccleaner from one manifest; see `read_manifests`."""
+    with pq.ParquetFile(path) as file:
+        names = names_in(path, file.schema_arrow)
+        written = [names[column] for column in columns]
+        for batch in file.iter_batches(columns=written):
+            yield batch.select(written).rename_columns(list(columns))
+
+
+def read_outcomes(clean: Path, shard: str, columns: Sequence[str]) -> pa.Table:
+    """Reads columns of nccleaner of all samples of a shard, kept ones first.
+
+    Args:
+        clean: The folder that holds `manifest/` and `rejected/`.
+        shard: Name of the shard.
+        columns: As for `read_manifests`.
+
+    Returns:
+        These columns in this order, then `reason`, null where the sample is kept. What names a
+        sample is text, whatever its type in the shard.
+
+    Raises:
+        RunError: The files were not written by nccleaner.
+    """
+    tables = []
+    for folder in (MANIFEST_FOLDER, REJECTED_FOLDER):
+        path = clean / folder / f"{shard}.parquet"
+        wanted = [*columns, "reason"] if folder == REJECTED_FOLDER else list(columns)
         with pq.ParquetFile(path) as file:
-            names = _names_in(path, file.schema_arrow)
-            written = [names[column] for column in columns]
-            for batch in file.iter_batches(columns=written):
-                yield batch.select(written).rename_columns(list(columns))
+            names = names_in(path, file.schema_arrow)
+            written = [names[column] for column in wanted]
+            table = file.read(columns=written).select(written)
+        tables.append(
+            pa.table(
+                {
+                    ours: table[own].cast(pa.string()) if ours in _NAMING_COLUMNS else table[own]
+                    for ours, own in zip(wanted, written, strict=True)
+                }
+            )
+        )
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _add_columns(
@@ -173,7 +212,7 @@ def _add_columns(
         if served is not None:
             names[name], table = name, served
         else:
-            names[name] = _free_name(name, table.column_names)
+            names[name] = free_name(name, table.column_names)
             table = table.append_column(names[name], column)
     return table, names
 
@@ -195,7 +234,8 @@ def _serve(table: pa.Table, name: str, column: pa.ChunkedArray) -> pa.Table | No
     return table.set_column(index, table.schema.field(index), filled) if agrees else None
 
 
-def _free_name(name: str, taken: Collection[str]) -> str:
+def free_name(name: str, taken: Collection[str]) -> str:
+    """What a column of nccleaner is called where the shards' own are called `taken`."""
     while name in taken:
         name = f"nccleaner_{name}"
     return name
@@ -206,7 +246,12 @@ def _write(table: pa.Table, path: Path, names: Mapping[str, str]) -> None:
     pq.write_table(table.replace_schema_metadata(schema_metadata), path, **PARQUET_OPTIONS)
 
 
-def _names_in(path: Path, schema: pa.Schema) -> dict[str, str]:
+def names_in(path: Path, schema: pa.Schema) -> dict[str, str]:
+    """What the columns of nccleaner are called in a manifest: by the contract -> as written.
+
+    Raises:
+        RunError: The schema is not one that nccleaner wrote.
+    """
     names = (schema.metadata or {}).get(_NAMES_KEY)
     if names is None:
         raise RunError(

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from nccleaner.config import RunConfig
 from nccleaner.errors import RunError
 from nccleaner.files import write_json
+from nccleaner.output.summary import SUMMARY_NAME
 from nccleaner.records import Shard
 
 _LAYOUT = 1
@@ -83,6 +84,11 @@ class Workspace:
         return self.root / "checkpoints" / "pool.parquet"
 
     @property
+    def sample(self) -> Path:
+        """Labels of a random sample of the shards that the fit did not see, where there is one."""
+        return self.root / "checkpoints" / "sample.parquet"
+
+    @property
     def trusted(self) -> Path:
         """Which samples of the shards are trusted, and their labels."""
         return self.root / "checkpoints" / "trusted.parquet"
@@ -103,9 +109,19 @@ class Workspace:
         return self.root / "clean"
 
     @property
+    def index(self) -> Path:
+        """The FAISS indexes of the kept pairs."""
+        return self.clean / "index"
+
+    @property
     def summary(self) -> Path:
         """Of the purge; while it is there, everything beside it belongs to it."""
-        return self.clean / "summary.json"
+        return self.clean / SUMMARY_NAME
+
+    @property
+    def report(self) -> Path:
+        """About the purge that the summary is of."""
+        return self.clean / "report.html"
 
     @property
     def evaluation(self) -> Path:
@@ -215,6 +231,23 @@ def read_inputs(workspace: Workspace) -> tuple[Shard, ...]:
         raise RunError(
             f"{workspace.inputs} cannot be read: {error}", "Run `nccleaner score` again."
         ) from error
+
+
+def known_shards(
+    workspace: Workspace, target: Workspace, description: RunDescription
+) -> tuple[Shard, ...]:
+    """Returns the shards of a target: those of the fit, unless others were scored apart.
+
+    Args:
+        workspace: The run directory.
+        target: The same, or the `--output` folder.
+        description: What `run.json` says.
+    """
+    scored = {shard.name: shard for shard in read_inputs(target)}
+    if scored and target != workspace:
+        return tuple(scored.values())
+    of_fit = {shard.name: shard for shard in description.shards}
+    return tuple((of_fit | scored).values())
 
 
 def add_inputs(workspace: Workspace, shards: Sequence[Shard]) -> None:

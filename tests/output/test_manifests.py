@@ -14,7 +14,7 @@ from purged import SCORES, purge, scores_of
 from nccleaner.errors import RunError
 from nccleaner.identity import derive_uid
 from nccleaner.output import manifests
-from nccleaner.output.manifests import read_manifests, write_manifest
+from nccleaner.output.manifests import read_manifests, read_outcomes, write_manifest
 from nccleaner.records import EMPTY_CAPTION, MISMATCHED, OK, UNDECODABLE_IMAGE
 
 
@@ -234,6 +234,24 @@ def test_manifests_are_read_by_name_of_the_shard(tmp_path: Path) -> None:
     batches = list(read_manifests(tmp_path, ["shard", "status"]))
     assert [batch["shard"][0].as_py() for batch in batches] == ["a", "a-1", "b"]
     assert all(batch["status"][0].as_py() == OK for batch in batches)
+
+
+def test_outcomes_are_all_samples_of_a_shard_by_our_names(tmp_path: Path) -> None:
+    keys = ["1", "2", "3"]
+    metadata = pa.table({"key": pa.array([1, 2, 3]), "status": ["success", "success", "failed"]})
+    purge(
+        tmp_path,
+        metadata,
+        keys=keys,
+        keep=[False, True, False],
+        status=[OK, OK, UNDECODABLE_IMAGE],
+    )
+    outcomes = read_outcomes(tmp_path, "00000", ["status", "key"])
+    assert outcomes.to_pydict() == {
+        "status": [OK, OK, UNDECODABLE_IMAGE],
+        "key": ["2", "1", "3"],
+        "reason": [None, MISMATCHED, UNDECODABLE_IMAGE],
+    }
 
 
 def test_what_is_no_manifest_is_named(tmp_path: Path) -> None:

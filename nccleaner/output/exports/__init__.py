@@ -1,0 +1,1 @@
+"""The kept pairs in the formats that trainers and other tools read."""
