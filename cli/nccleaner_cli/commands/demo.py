@@ -15,7 +15,7 @@ from nccleaner_cli.console import Display
 from nccleaner_cli.example import count_rows, read_example, surest_rejects
 
 if TYPE_CHECKING:
-    from nccleaner.pipeline.results import EvaluateResult, FitResult, PurgeResult
+    from nccleaner.pipeline.results import EvaluateResult, FitResult, PurgeResult, ReportResult
 
 _HELP = """Does the whole job on drawings of the Open Clip Art Library that come with nccleaner:
 learns, cleans, compares with the truth, searches, and explains each step in plain words.
@@ -36,11 +36,13 @@ class DemoResult:
         fit: Of `nccleaner fit`.
         purge: Of `nccleaner purge`.
         evaluate: Of `nccleaner evaluate --truth`.
+        report: Of `nccleaner report`.
     """
 
     fit: FitResult
     purge: PurgeResult
     evaluate: EvaluateResult
+    report: ReportResult
 
 
 @click.command(
@@ -85,11 +87,15 @@ def demo(display: Display, *, run: Path) -> DemoResult:
     assert evaluated.detection is not None, "a truth was given"
     tour.tell_detection(display, evaluated.detection, time.monotonic() - start)
 
-    tour.announce(display, "5. Search what was kept", "search", _QUERIES[0], "--run", run)
+    tour.announce(display, "5. Look at it", "report", "--run", run)
+    reported = nccleaner.report(run, reporter=display)
+    tour.tell_report(display, reported)
+
+    tour.announce(display, "6. Search what was kept", "search", _QUERIES[0], "--run", run)
     for query in _QUERIES:
         start = time.monotonic()
         hits = nccleaner.search(run, query, count=_HITS_SHOWN)
         tour.tell_hits(display, query, hits, time.monotonic() - start)
 
     tour.tell_next(display, run)
-    return DemoResult(fitted, purged, evaluated)
+    return DemoResult(fitted, purged, evaluated, reported)

@@ -21,8 +21,11 @@ _HELP = """Decides which pairs are mismatched, and writes the manifests of the k
 rejected, FAISS indexes of the kept, and a DataComp subset file. What is not scored yet is scored.
 
 Without a cut-off a pair is kept if it is more likely matched than not, judged by the trusted pairs.
-The result says what share of the kept is estimated to be mismatched, and what share of the good
-pairs is lost. Scores are kept: another cut-off takes seconds."""
+--target-precision P keeps as many pairs as it can while at least a share P of the kept is matched,
+and refuses where the labelled pairs are too few to be 95% sure of that.
+
+The result says how many of the kept are estimated to be mismatched, how many of the good pairs are
+kept, and what other cut-offs would do. Scores are kept: another cut-off takes seconds."""
 
 _SCORES: dict[str, Column] = {
     "corrected-similarity": "corrected_similarity",
@@ -41,8 +44,11 @@ _DEFAULT_SCORE = "corrected-similarity"
         "nccleaner purge --threshold 0.3",
         "nccleaner purge --threshold 0.9 --by clean-probability",
         "nccleaner purge --keep-fraction 0.5",
+        "nccleaner purge --target-precision 0.95",
+        "nccleaner purge --target-precision 0.95 --sample labels.csv",
     ],
-    then="Train on the pairs in clean/manifest, look for some with `nccleaner search`, "
+    then="Look at pairs with `nccleaner report` and `nccleaner search`, train on those in "
+    "clean/manifest, "
     "or filter the original shards while training with `nccleaner.KeepSet` in Python.",
 )
 @run_option()
@@ -57,6 +63,18 @@ _DEFAULT_SCORE = "corrected-similarity"
     help="Keep this share of the pairs, those with the highest scores.",
 )
 @click.option(
+    "--target-precision",
+    type=float,
+    metavar="P",
+    help="Keep as many pairs as can be while at least this share of them is matched.",
+)
+@click.option(
+    "--sample",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Labels, 0 and 1, of pairs drawn at random from the shards, in the form of the trusted "
+    "file; estimates then rest on them alone.",
+)
+@click.option(
     "--by",
     type=click.Choice(list(_SCORES)),
     help=f"The score that the cut-off is on.  [default: {_DEFAULT_SCORE}]",
@@ -69,13 +87,16 @@ def purge(
     output: Path | None,
     threshold: float | None,
     keep_fraction: float | None,
+    target_precision: float | None,
+    sample: Path | None,
     by: str | None,
 ) -> PurgeResult:
     """Runs the command."""
-    if by and threshold is None and keep_fraction is None:
+    automatic = threshold is None and keep_fraction is None and target_precision is None
+    if by and automatic:
         raise UsageError(
             "--by says which score a cut-off is on, and there is none.",
-            "Add --threshold or --keep-fraction, or leave --by out.",
+            "Add --threshold, --keep-fraction or --target-precision, or leave --by out.",
         )
 
     import nccleaner
@@ -85,13 +106,16 @@ def purge(
         threshold=threshold,
         by=_SCORES[by or _DEFAULT_SCORE],
         keep_fraction=keep_fraction,
+        target_precision=target_precision,
+        sample=sample,
         output=output,
         reporter=display,
     )
     show_purge(display, result)
     display.heading(f"Written to {result.folder}. Next:")
     words = run_words(run, output)
+    display.command(command_line("nccleaner", "report", *words))
     display.command(command_line("nccleaner", "search", "a red car", *words))
-    if threshold is None and keep_fraction is None:
-        display.command(command_line("nccleaner", "purge", *words, "--threshold", "0.5"))
+    if automatic:
+        display.command(command_line("nccleaner", "purge", *words, "--target-precision", "0.9"))
     return result
