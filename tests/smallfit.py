@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders import Row
+import pyarrow as pa
+import pyarrow.parquet as pq
+from builders import Row, write_webdataset_shard
 
 from nccleaner.config import RunConfig
 
@@ -58,3 +60,29 @@ class Clipart:
 
     def mismatched(self, count: int) -> list[str]:
         return [row.key for row in self.rows if self.truth[row.key]][:count]
+
+    def write_shards(self, folder: Path) -> Path:
+        """Writes two webdataset shards of img2dataset: 00000 with 140 pairs, 00001 with 100."""
+        write_webdataset_shard(folder, "00000", self.rows[:140])
+        write_webdataset_shard(folder, "00001", self.rows[140:])
+        return folder
+
+    def write_trusted(self, path: Path) -> Path:
+        """Writes a trusted file: the 90 trusted pairs labelled 1, 6 mismatched ones labelled 0."""
+        rows = [(key, 1) for key in self.trusted] + [(key, 0) for key in self.mismatched(6)]
+        return write_csv(path, ["key", "label"], rows)
+
+
+def read_clipart() -> Clipart:
+    files = sorted((CLIPART / "shards").glob("*.parquet"))[:2]
+    columns = ["key", "caption", "jpg"]
+    table = pa.concat_tables(pq.read_table(file, columns=columns) for file in files)
+    trusted = set(read_trusted_keys()[:90])
+    rows, others = [], 0
+    for item in table.to_pylist():
+        others += item["key"] not in trusted
+        if item["key"] in trusted or others <= 150:
+            rows.append(Row(item["key"], item["caption"], item["jpg"]))
+    keys = [row.key for row in rows if row.key in trusted]
+    assert len(keys) == 90
+    return Clipart(rows, keys, read_truth())

@@ -6,26 +6,13 @@ from pathlib import Path
 
 import click
 import pytest
+from pages import PAGES, README, ROOT, command_lines, name_of
 
 import nccleaner
 from nccleaner.records import REJECT_REASONS
 from nccleaner_cli.main import cli
 
-ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
-
-_COMMAND = re.compile(r"^ {4}(nccleaner .+)$|`(nccleaner [^`]+)`", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
-
-
-def command_lines(page: Path) -> list[str]:
-    found = (block or inline for block, inline in _COMMAND.findall(page.read_text("utf-8")))
-    return [line.partition("  #")[0] for line in found]
-
-
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
 
 
 def headings(page: Path) -> set[str]:
