@@ -14,7 +14,7 @@ demo: $(VENV)/installed-demo
 	$(BIN)/nccleaner demo --run nccleaner-demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from nccleaner.errors import NccleanerError
     from nccleaner.output.keepset import KeepSet
     from nccleaner.pipeline.corrupt import corrupt
+    from nccleaner.pipeline.download import download
+    from nccleaner.pipeline.export import export
     from nccleaner.pipeline.fit import fit
+    from nccleaner.pipeline.index import index
     from nccleaner.pipeline.purge import purge
+    from nccleaner.pipeline.report import report
     from nccleaner.pipeline.reporter import Reporter
     from nccleaner.pipeline.score import score
     from nccleaner.pipeline.search import search
@@ -31,8 +35,12 @@ __all__ = [
     "Reporter",
     "RunConfig",
     "corrupt",
+    "download",
+    "export",
     "fit",
+    "index",
     "purge",
+    "report",
     "score",
     "search",
 ]
@@ -43,8 +51,12 @@ _MODULES = {
     "Reporter": "nccleaner.pipeline.reporter",
     "RunConfig": "nccleaner.config",
     "corrupt": "nccleaner.pipeline.corrupt",
+    "download": "nccleaner.pipeline.download",
+    "export": "nccleaner.pipeline.export",
     "fit": "nccleaner.pipeline.fit",
+    "index": "nccleaner.pipeline.index",
     "purge": "nccleaner.pipeline.purge",
+    "report": "nccleaner.pipeline.report",
     "score": "nccleaner.pipeline.score",
     "search": "nccleaner.pipeline.search",
 }

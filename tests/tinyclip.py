@@ -28,3 +28,19 @@ def write_tiny_clip(folder: Path) -> tuple[str, Path]:
         model = open_clip.create_model(architecture)
     save_file(model.state_dict(), folder / "tiny.safetensors")
     return architecture, folder / "tiny.safetensors"
+
+
+def train_on(batch: tuple[torch.Tensor, torch.Tensor], architecture: str) -> tuple[float, float]:
+    """Trains a new model for one step on images and tokens; its loss on them before and after."""
+    import open_clip
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.create_model(architecture)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    loss_of = open_clip.ClipLoss()
+    before = loss_of(*model(*batch))
+    before.backward()
+    optimizer.step()
+    with torch.no_grad():
+        return before.item(), loss_of(*model(*batch)).item()

@@ -10,10 +10,14 @@ from importlib import import_module
 import click
 
 _COMMANDS = {
+    "download": "Fetch the images of a list of URLs and captions, as shards.",
     "fit": "Learn from trusted pairs which of the others are mismatched.",
     "score": "Score every pair, of these or of other shards.",
     "purge": "Drop the mismatched; write manifests and indexes of the rest.",
+    "report": "Write one HTML page about the purge: figures, and pairs to look at.",
+    "index": "Build the indexes again, of another kind.",
     "search": "Find the kept pairs nearest to a text or an image.",
+    "export": "Write the kept pairs as tars, a table, embeddings or a list of uids.",
     "evaluate": "Measure retrieval on clean pairs, detection against a truth.",
     "corrupt": "Write shards with known mismatches, to test a cleaner.",
     "demo": "Do the whole job on the embedded example, and explain it.",

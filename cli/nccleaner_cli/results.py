@@ -11,8 +11,15 @@ from nccleaner_cli.text import bullet_lines, duration, percent, quantity
 if TYPE_CHECKING:
     from nccleaner.evaluate.detection import DetectionMetrics
     from nccleaner.evaluate.retrieval import RetrievalMetrics
-    from nccleaner.output.summary import Estimate
-    from nccleaner.pipeline.results import FitResult, Hit, PurgeResult, Reading
+    from nccleaner.output.summary import Choice, Estimate, Share
+    from nccleaner.pipeline.results import (
+        FitResult,
+        Hit,
+        IndexResult,
+        PurgeResult,
+        Reading,
+        ReportResult,
+    )
 
 _PROBLEMS_SHOWN = 10
 _UNKNOWN = "not known"
@@ -20,6 +27,7 @@ _UNKNOWN = "not known"
 _RULES = {
     "threshold": "the threshold given",
     "keep_fraction": "the share to keep that was given",
+    "target_precision": "the target precision given",
     "meta_prior": "more likely matched than not, by the trusted pairs",
 }
 
@@ -37,7 +45,7 @@ def show_reading(display: Display, reading: Reading, details: str) -> None:
         f"{quantity(reading.pairs, 'pair')}"
     )
     if reading.rejects:
-        _show_reasons(display, "No pair because", reading.rejects, reading.samples)
+        show_reasons(display, "No pair because", reading.rejects, reading.samples)
     problems = [f"Shard {shard}: {problem}" for shard, problem in reading.problems.items()]
     display.lines(bullet_lines(problems, limit=_PROBLEMS_SHOWN, rest=details))
 
@@ -47,13 +55,13 @@ def show_fit(display: Display, result: FitResult) -> None:
     details = str(result.run / "run.json")
     show_reading(display, result.reading, details)
     display.heading(f"Used {quantity(sum(result.trusted.values()), 'trusted pair')}")
-    display.facts(
-        {
-            "Guide training": f"{result.trusted['meta']:,}",
-            "Planted to calibrate": f"{result.trusted['probe']:,}",
-            "Held out to judge": f"{result.trusted['held_out']:,}",
-        }
-    )
+    parts = {
+        "Guide training": result.trusted["meta"],
+        "Planted to calibrate": result.trusted["probe"],
+        "Held out to judge": result.trusted["held_out"],
+        "Set aside for cut-offs": result.trusted["sample"],
+    }
+    display.facts({name: f"{count:,}" for name, count in parts.items() if count})
     if result.trusted_problems:
         skipped = [f"Row {problem.row}: {problem.reason}" for problem in result.trusted_problems]
         display.paragraph(f"Skipped {quantity(len(skipped), 'row')} of the trusted file:")
@@ -78,24 +86,56 @@ def show_purge(display: Display, result: PurgeResult) -> None:
     display.heading(
         f"Kept {summary.kept:,} of {quantity(summary.samples, 'sample')}, dropped {dropped:,}"
     )
+    promised = (
+        {
+            "Promised": f"{percent(summary.promise.bound)} or more of the unlabelled kept are "
+            f"matched ({summary.promise.level:.0%} sure)"
+        }
+        if summary.promise
+        else {}
+    )
     display.facts(
         {
             "Cut-off": f"{cut_off.column} >= {cut_off.value:.4g}",
             "Chosen by": _RULES.get(cut_off.rule, cut_off.rule),
+            **promised,
             "Time": duration(result.seconds),
         }
     )
     if summary.dropped:
         display.blank()
-        _show_reasons(display, "Dropped because", summary.dropped, summary.samples)
+        show_reasons(display, "Dropped because", summary.dropped, summary.samples)
     _show_estimates(
         display,
         {
             "Mismatched before": summary.mismatched_before,
             "Mismatched among the kept": summary.mismatched_after,
-            "Good pairs lost": summary.good_lost,
+            "Good among the kept (precision)": summary.precision,
+            "Good pairs kept (recall)": summary.recall,
         },
     )
+    _show_choices(display, summary.cut_offs)
+
+
+def show_report(display: Display, result: ReportResult) -> None:
+    """Shows where the page is."""
+    size = f"{result.size_bytes / 1e6:.1f} MB"
+    display.heading(f"Wrote {result.path}")
+    display.facts({"Size": size, "Time": duration(result.seconds)})
+
+
+def show_index(display: Display, result: IndexResult) -> None:
+    """Shows what was built and how good it is."""
+    report = result.report
+    display.heading(f"Indexed {quantity(report.count, 'pair')}: {report.kind} ({report.factory})")
+    display.table(
+        (Column("Index"), Column("Size", right=True), Column("Recall@10", right=True)),
+        [
+            (name, f"{report.size_bytes[name] / 1e6:,.1f} MB", _figure(report.recall_at_10[name]))
+            for name in report.size_bytes
+        ],
+    )
+    display.facts({"Time": duration(result.seconds)})
 
 
 def show_hits(display: Display, hits: Sequence[Hit]) -> None:
@@ -165,10 +205,36 @@ def _figure(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.3f}"
 
 
-def _show_reasons(display: Display, title: str, counts: Mapping[str, int], samples: int) -> None:
+def show_reasons(display: Display, title: str, counts: Mapping[str, int], samples: int) -> None:
+    """Shows why samples are not there, the most frequent reason first."""
     columns = (Column(title), Column("Samples", right=True), Column("Share", right=True))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     display.table(columns, [(name, f"{n:,}", percent(n / samples)) for name, n in ordered])
+
+
+def _show_choices(display: Display, choices: Sequence[Choice]) -> None:
+    """Shows what other cut-offs would do."""
+    titles = ("If you cut at", "you keep", "of which mismatched", "and of the good")
+    columns = [Column(title, right=True) for title in titles]
+    rows = [
+        (
+            f"{choice.value:.4f}",
+            f"{choice.kept:,}",
+            _share(choice.mismatched),
+            _share(choice.recall),
+        )
+        for choice in choices
+    ]
+    display.blank()
+    display.table(columns, rows)
+
+
+def _share(share: Share | None) -> str:
+    return f"{percent(share.value)} ({_ends(share)})" if share else _UNKNOWN
+
+
+def _ends(share: Share) -> str:
+    return f"{100 * share.low:.1f}-{percent(share.high)}"
 
 
 def _show_estimates(display: Display, estimates: Mapping[str, Estimate | None]) -> None:

@@ -14,7 +14,7 @@ from nccleaner_cli.text import command_line, duration, percent, quantity
 if TYPE_CHECKING:
     from nccleaner.evaluate.detection import DetectionMetrics
     from nccleaner.output.summary import Estimate
-    from nccleaner.pipeline.results import FitResult, Hit, PurgeResult
+    from nccleaner.pipeline.results import FitResult, Hit, PurgeResult, ReportResult
 
 
 def announce(display: Display, title: str, *command: str | Path) -> None:
@@ -120,6 +120,16 @@ def tell_detection(display: Display, metrics: DetectionMetrics, seconds: float) 
     )
 
 
+def tell_report(display: Display, report: ReportResult) -> None:
+    """Says where the page is, and what is on it."""
+    display.blank()
+    display.paragraph(
+        "One page with the scores, what other cut-offs would give, and pairs with their images, "
+        f"those around the cut-off among them. Open it in a browser: {report.path} "
+        f"({duration(report.seconds)})"
+    )
+
+
 def tell_hits(display: Display, query: str, hits: Sequence[Hit], seconds: float) -> None:
     """Shows what a search found among the kept pairs."""
     display.blank()
@@ -129,7 +139,7 @@ def tell_hits(display: Display, query: str, hits: Sequence[Hit], seconds: float)
 
 def tell_next(display: Display, run: Path) -> None:
     """Says where everything is, and how to go on with other data."""
-    display.heading("6. Your own data")
+    display.heading("7. Your own data")
     display.paragraph(
         f"All of this is in {run}: clean/manifest lists the kept pairs, clean/rejected the others "
         "with their reasons, run.json the settings. For your own shards, look at a few hundred of "

@@ -13,6 +13,7 @@ fitting     tables → trained networks and judges, by way of
   reconstructing, finetuning, pixels    what is off by default
   calibrating    trained networks → judges
 scored      networks and judges → the scores of a shard
-fit, score, purge, search, evaluate, corrupt    the commands
+embedding   kept pairs → embeddings, for `export`
+fit, score, purge, search, export, evaluate, corrupt    the commands
 results     what they give back; `reporter` hears of their progress
 """

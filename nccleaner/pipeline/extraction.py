@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nccleaner.config import DataConfig
 from nccleaner.data.features import FeaturePart, extract_part, part_fingerprint, read_part
-from nccleaner.data.locations import find_shards
+from nccleaner.data.locations import check_unchanged
 from nccleaner.errors import ShardError
 from nccleaner.files import remove_leftovers
 from nccleaner.pipeline.backbones import Backbones, limits_of
@@ -78,7 +78,7 @@ class FeatureStore:
             reporter.stage(title, None, "samples") as advance,
         ):
             for shard in shards:
-                _check_unchanged(shard)
+                check_unchanged(shard)
                 parts[shard.name] = extract_part(
                     shard,
                     root=self.root,
@@ -99,18 +99,6 @@ class FeatureStore:
                 f"Shard {report.shard}: {report.problem}",
                 "Mend or remove it, or use its good samples with --on-bad-shard use.",
             )
-
-
-def _check_unchanged(shard: Shard) -> None:
-    """Refuses to extract a shard that is not what it was when it was found.
-
-    Its features would pass for those of the earlier content.
-    """
-    if find_shards(shard.url) != [shard]:
-        raise ShardError(
-            f"Shard {shard.name} at {shard.url} has changed since it was first read.",
-            "Run `nccleaner fit` again, or score it as another data set with --output DIR.",
-        )
 
 
 def summarise(parts: Sequence[FeaturePart]) -> Reading:

@@ -7,10 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nccleaner.data.downloading import DownloadReport
 from nccleaner.data.trusted import RowProblem
 from nccleaner.evaluate.detection import DetectionMetrics
 from nccleaner.evaluate.retrieval import RetrievalMetrics
+from nccleaner.output.exports.formats import ExportFormat
+from nccleaner.output.index.building import IndexReport
 from nccleaner.output.summary import Summary
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadResult:
+    """What `download` did.
+
+    Attributes:
+        folder: The folder of the shards.
+        report: What came of the list.
+        seconds: Seconds of the whole command.
+    """
+
+    folder: Path
+    report: DownloadReport
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +57,7 @@ class FitResult:
     Attributes:
         run: The run directory.
         reading: What reading the shards found.
-        trusted: Pairs of each part: `meta`, `probe`, `held_out`.
+        trusted: Pairs of each part: `meta`, `probe`, `held_out`, and `sample`, set aside.
         trusted_problems: Rows of the trusted file that were skipped, and why.
         warning: What the number of trusted pairs means for the intervals; may be empty.
         pool: Pairs that the networks were trained on.
@@ -98,6 +116,36 @@ class PurgeResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportResult:
+    """What `report` did.
+
+    Attributes:
+        path: The page.
+        size_bytes: Its size.
+        seconds: Seconds of the whole command.
+    """
+
+    path: Path
+    size_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class IndexResult:
+    """What `index` did.
+
+    Attributes:
+        folder: The folder `clean/index/`.
+        report: What was built.
+        seconds: Seconds of the whole command.
+    """
+
+    folder: Path
+    report: IndexReport
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A pair that `search` found.
 
@@ -116,6 +164,28 @@ class Hit:
     caption: str
     product: float
     modality: Literal["image", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What `export` did.
+
+    Attributes:
+        folder: Where it is.
+        format: What it is.
+        pairs: Pairs in it.
+        parts: Tars, folders of images, or files of embeddings that it is divided into.
+        derived_uids: Samples that were given a uid, as their shards have none for them: of those
+            DataComp's resharder finds none in the shards.
+        seconds: Seconds of the whole command.
+    """
+
+    folder: Path
+    format: ExportFormat
+    pairs: int
+    parts: int
+    derived_uids: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from nccleaner.pipeline.workspace import (
     RunDescription,
     Workspace,
     add_inputs,
+    known_shards,
     read_checkpoint,
-    read_inputs,
 )
 from nccleaner.purify.scoring import Scorer, scorer_identity
 from nccleaner.records import Shard
@@ -144,11 +144,7 @@ class Scoring:
 
     def inputs(self) -> tuple[Shard, ...]:
         """Returns the shards of the target: those of the fit, unless others were scored apart."""
-        scored = {shard.name: shard for shard in read_inputs(self.target)}
-        if scored and self.target != self.workspace:
-            return tuple(scored.values())
-        of_fit = {shard.name: shard for shard in self.description.shards}
-        return tuple((of_fit | scored).values())
+        return known_shards(self.workspace, self.target, self.description)
 
     def scores_path(self, shard: Shard) -> Path:
         """Returns where the scores of a shard are."""

@@ -9,7 +9,19 @@ from click.testing import CliRunner
 from nccleaner_cli.command import Command
 from nccleaner_cli.main import cli
 
-COMMANDS = ("fit", "score", "purge", "search", "evaluate", "corrupt", "demo")
+COMMANDS = (
+    "download",
+    "fit",
+    "score",
+    "purge",
+    "report",
+    "index",
+    "search",
+    "export",
+    "evaluate",
+    "corrupt",
+    "demo",
+)
 HEAVY = ("torch", "faiss", "pandas", "pyarrow", "numpy", "pydantic", "rich")
 
 

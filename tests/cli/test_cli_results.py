@@ -1,3 +1,4 @@
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -5,13 +6,15 @@ from pathlib import Path
 from nccleaner.data.trusted import RowProblem
 from nccleaner.evaluate.detection import DetectionMetrics
 from nccleaner.evaluate.retrieval import RetrievalMetrics
-from nccleaner.output.summary import CutOff, Estimate, Summary
-from nccleaner.pipeline.results import FitResult, Hit, PurgeResult, Reading
+from nccleaner.output.index.building import IndexReport
+from nccleaner.output.summary import Choice, CutOff, Estimate, Promise, Share, Summary
+from nccleaner.pipeline.results import FitResult, Hit, IndexResult, PurgeResult, Reading
 from nccleaner_cli.console import Display
 from nccleaner_cli.results import (
     show_detection,
     show_fit,
     show_hits,
+    show_index,
     show_purge,
     show_reading,
     show_retrieval,
@@ -65,7 +68,7 @@ def test_fit():
     result = FitResult(
         run=Path("my-run"),
         reading=Reading(1, 1, 1, {}, {}),
-        trusted={"meta": 92, "probe": 93, "held_out": 46},
+        trusted={"meta": 92, "probe": 93, "held_out": 46, "sample": 0},
         trusted_problems=[RowProblem(row, "names nothing") for row in range(2, 14)],
         warning="Few trusted pairs.",
         pool=1008,
@@ -112,6 +115,14 @@ def test_purge():
         mismatched_before=estimate(0.312),
         mismatched_after=estimate(0.041),
         good_lost=None,
+        precision=Estimate(0.959, 0.925, 0.99, 0.95, "93 planted pairs"),
+        recall=None,
+        evidence="trusted_pairs",
+        promise=None,
+        cut_offs=[
+            Choice(0.0, 1050, Share(0.312, 0.281, 0.346), Share(1, 1, 1)),
+            Choice(0.6134, 420, None, Share(0.5, 0.4123, 0.58)),
+        ],
         shard_problems={},
         renamed_columns={},
         derived_uids=0,
@@ -130,11 +141,47 @@ Kept 742 of 1,100 samples, dropped 358
   mismatched           308  28.0%
   empty_caption         50   4.5%
 
-  Estimated                      Share    95% interval
-  Mismatched before              31.2%  28.1% to 34.6%
-  Mismatched among the kept       4.1%    1.0% to 7.5%
-  Good pairs lost            not known
+  Estimated                            Share    95% interval
+  Mismatched before                    31.2%  28.1% to 34.6%
+  Mismatched among the kept             4.1%    1.0% to 7.5%
+  Good among the kept (precision)      95.9%  92.5% to 99.0%
+  Good pairs kept (recall)         not known
 Estimated from: 93 planted pairs.
+
+  If you cut at  you keep  of which mismatched        and of the good
+         0.0000     1,050   31.2% (28.1-34.6%)  100.0% (100.0-100.0%)
+         0.6134       420            not known     50.0% (41.2-58.0%)
+"""
+    )
+    promised = dataclasses.replace(
+        summary,
+        cut_off=CutOff("clean_probability", 0.7, "target_precision"),
+        promise=Promise(target=0.9, bound=0.9132, level=0.95),
+    )
+    text = shown(lambda display: show_purge(display, PurgeResult(Path("clean"), promised, 2.24)))
+    assert "Chosen by  the target precision given\n" in text
+    said = "Promised   91.3% or more of the unlabelled kept are matched (95% sure)\n"
+    assert said in text
+
+
+def test_index():
+    report = IndexReport(
+        kind="ivf-pq",
+        factory="OPQ64_256,IVF4000,PQ64np",
+        count=1_200_000,
+        size_bytes={"image": 93_400_000, "text": 1_093_400_000},
+        effort={"image": 16, "text": 8},
+        recall_at_10={"image": 0.8765, "text": None},
+    )
+    result = IndexResult(Path("index"), report, 61)
+    assert (
+        shown(lambda display: show_index(display, result))
+        == """
+Indexed 1,200,000 pairs: ivf-pq (OPQ64_256,IVF4000,PQ64np)
+  Index        Size    Recall@10
+  image     93.4 MB        0.876
+  text   1,093.4 MB  not defined
+  Time  1 min 1 s
 """
     )
 

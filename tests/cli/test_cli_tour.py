@@ -6,7 +6,7 @@ import pytest
 
 from nccleaner.evaluate.detection import DetectionMetrics
 from nccleaner.output.summary import CutOff, Estimate, Summary
-from nccleaner.pipeline.results import FitResult, PurgeResult, Reading
+from nccleaner.pipeline.results import FitResult, PurgeResult, Reading, ReportResult
 from nccleaner_cli import tour
 from nccleaner_cli.console import Display
 from nccleaner_cli.example import Reject
@@ -27,6 +27,11 @@ def purged(samples: int) -> PurgeResult:
         mismatched_before=Estimate(0.312, 0.28, 0.345, 0.95, "probes"),
         mismatched_after=None,
         good_lost=Estimate(0.033, 0.01, 0.05, 0.95, "probes"),
+        precision=None,
+        recall=Estimate(0.967, 0.95, 0.99, 0.95, "probes"),
+        evidence="trusted_pairs",
+        promise=None,
+        cut_offs=[],
         shard_problems={},
         renamed_columns={},
         derived_uids=0,
@@ -37,7 +42,7 @@ def purged(samples: int) -> PurgeResult:
 
 def test_fit_is_told_from_its_result():
     reading = Reading(3, 1050, 1049, {"empty_caption": 1}, {})
-    parts = {"meta": 90, "probe": 90, "held_out": 50}
+    parts = {"meta": 90, "probe": 90, "held_out": 50, "sample": 0}
     fitted = FitResult(Path("r"), reading, parts, [], "", 990, 11, 9, 0.934, 0.9, 0.312, 40, 61)
     text = told(lambda display: tour.tell_fit(display, fitted))
     for part in ("1,050 samples", "3 shards", "1,049 pairs", "11 epochs", "93.4%", "31.2%"):
@@ -88,3 +93,9 @@ def test_detection_is_told_from_its_metrics(auroc, said):
         "kept 705 of 730 96.6%",
     ):
         assert row in text
+
+
+def test_the_report_is_named():
+    report = ReportResult(Path("run/clean/report.html"), 1_700_000, 6.0)
+    text = told(lambda display: tour.tell_report(display, report))
+    assert "run/clean/report.html (6.0 s)" in text

@@ -16,6 +16,7 @@ from builders import LIMITS, jpeg, serve
 
 from nccleaner.data.locations import find_shards
 from nccleaner.data.reading import ShardReading
+from nccleaner.data.writing import DOWNLOAD_SCHEMA, shard_stats
 from nccleaner.records import EMPTY_CAPTION, MISSING_IMAGE, OK, Sample
 
 pytestmark = pytest.mark.slow
@@ -121,3 +122,10 @@ def test_every_download_is_a_pair_or_a_reject(downloaded: Path, output_format: s
     assert found["broken.jpg"].detail.startswith("failed_to_resize: ")
     assert all(s.image is None or s.image[:2] == b"\xff\xd8" for s in found.values())
     assert {float(row["rating"]) for row in rows.values()} == {0.5}
+
+
+def test_what_we_write_about_downloads_is_what_it_writes(downloaded: Path) -> None:
+    schema = pq.read_schema(downloaded / "webdataset" / "00000.parquet").remove_metadata()
+    assert schema.remove(schema.get_field_index("rating")) == DOWNLOAD_SCHEMA
+    stats = json.loads((downloaded / "webdataset" / "00000_stats.json").read_text())
+    assert list(stats) == list(shard_stats(1))

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import SCHEMA
 
 import nccleaner
+from nccleaner.data.writing import DOWNLOAD_SCHEMA
 from nccleaner.identity import derive_uid
 from nccleaner.output.uids import UID_DTYPE, to_numbers
 
@@ -70,7 +70,7 @@ def test_scores_are_in_their_ranges(scores):
 
 
 def test_manifests_hold_the_shards_columns_then_ours(clean):
-    own = list(zip(SCHEMA.names, SCHEMA.types, strict=True))
+    own = list(zip(DOWNLOAD_SCHEMA.names, DOWNLOAD_SCHEMA.types, strict=True))
     kinds = dict(SCORES) | {"nccleaner_status": pa.string(), "uid": pa.string()}
     # `key` serves for both, and img2dataset has a `status` of its own.
     ours = ["uid", "shard", *(name for name, _ in SCORES[2:-1]), "nccleaner_status"]
@@ -99,7 +99,7 @@ def test_metadata_pass_through_unchanged(clean, fitted):
         }
         for folder in ("manifest", "rejected"):
             table = pq.read_table(clean / folder / f"{shard}.parquet")
-            for row in table.select(SCHEMA.names).to_pylist():
+            for row in table.select(DOWNLOAD_SCHEMA.names).to_pylist():
                 assert row == own[row["key"]]
 
 
@@ -147,7 +147,7 @@ def test_the_summary_adds_up(clean, fitted, scores):
     assert summary["samples"] == len(scores) == summary["kept"] + sum(summary["dropped"].values())
     assert summary["kept"] == sum(map(len, kept))
     assert summary["dropped"] == dict(reasons)
-    for name in ("mismatched_before", "mismatched_after", "good_lost"):
+    for name in ("mismatched_before", "mismatched_after", "good_lost", "precision", "recall"):
         estimate = summary[name]
         assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
         assert estimate["level"] == 0.95
