@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
@@ -52,25 +52,39 @@ def _draw(
     ]
     if not protocols:
         return
+    methods = sorted({record["method"] for record in records})
+    colours = {method: f"C{index}" for index, method in enumerate(methods)}
     with mpl.rc_context({"font.size": 8, "axes.grid": True, "grid.alpha": 0.3}):
         figure = Figure(figsize=(3.2 * len(drawn), 2.4 * len(protocols)), layout="constrained")
         panels = figure.subplots(len(protocols), len(drawn), squeeze=False)
         for row, protocol in zip(panels, protocols, strict=True):
             mine = [record for record in records if _protocol(record) == protocol]
             for panel, (name, title) in zip(row, drawn.items(), strict=True):
-                _panel(panel, mine, against=against, name=name)
-                panel.set(xlabel=label, ylabel=title, title=_describe(protocol))
+                _panel(panel, mine, against=against, name=name, colours=colours)
+                panel.set(xlabel=label, ylabel=title)
+                panel.set_title(_describe(protocol), fontsize="medium")
         if against == "trusted":
             for panel in panels.flat:
                 panel.set_xscale("log")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper")
+        shown = {
+            label: handle
+            for panel in panels.flat
+            for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(shown.values(), shown.keys(), loc="outside right upper")
         with replace_file(path) as new:
             figure.savefig(new, dpi=_DOTS_PER_INCH, format="png", metadata={"Software": None})
 
 
-def _panel(panel: Axes, records: Sequence[Record], *, against: str, name: str) -> None:
-    for index, method in enumerate(sorted({record["method"] for record in records})):
+def _panel(
+    panel: Axes,
+    records: Sequence[Record],
+    *,
+    against: str,
+    name: str,
+    colours: Mapping[str, str],
+) -> None:
+    for method, colour in colours.items():
         mine = [record for record in records if record["method"] == method]
         points = []
         for place in sorted({record[against] for record in mine}):
@@ -85,7 +99,7 @@ def _panel(panel: Axes, records: Sequence[Record], *, against: str, name: str) -
                 means,
                 deviations,
                 label=method,
-                color=f"C{index}",
+                color=colour,
                 linewidth=width,
                 marker=".",
                 capsize=2,
