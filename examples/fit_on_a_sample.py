@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 from pathlib import Path
 
 import nccleaner
@@ -42,6 +43,8 @@ def fit_on_a_sample(
 ) -> None:
     """Fits on `fit_on` of the shards, purges them into `run` and all others into `rest`."""
     urls = [shard.url for shard in find_shards(shards)]
+    if fit_on >= len(urls):
+        sys.exit(f"There are {len(urls)} shards: with --fit-on {fit_on} none is left to score.")
     sample = sorted(random.Random(0).sample(urls, fit_on))  # noqa: S311 - no secret
     others = [url for url in urls if url not in sample]
     print("Fitting on:", *sample, sep="\n  ")

@@ -114,7 +114,7 @@ def show_purge(display: Display, result: PurgeResult) -> None:
             "Good pairs kept (recall)": summary.recall,
         },
     )
-    _show_choices(display, summary.cut_offs)
+    _show_choices(display, summary.cut_off.column, summary.cut_offs)
 
 
 def show_report(display: Display, result: ReportResult) -> None:
@@ -212,8 +212,8 @@ def show_reasons(display: Display, title: str, counts: Mapping[str, int], sample
     display.table(columns, [(name, f"{n:,}", percent(n / samples)) for name, n in ordered])
 
 
-def _show_choices(display: Display, choices: Sequence[Choice]) -> None:
-    """Shows what other cut-offs would do."""
+def _show_choices(display: Display, column: str, choices: Sequence[Choice]) -> None:
+    """Shows what other cut-offs on a score would do."""
     titles = ("If you cut at", "you keep", "of which mismatched", "and of the good")
     columns = [Column(title, right=True) for title in titles]
     rows = [
@@ -227,6 +227,8 @@ def _show_choices(display: Display, choices: Sequence[Choice]) -> None:
     ]
     display.blank()
     display.table(columns, rows)
+    by = column.replace("_", "-")
+    display.paragraph(f"Take one with --threshold CUT --by {by}.")
 
 
 def _share(share: Share | None) -> str:

@@ -87,7 +87,7 @@ class TrustedTable:
     problems: tuple[RowProblem, ...]
 
 
-def read_trusted(path: str | Path) -> TrustedTable:
+def read_trusted(path: str | Path, *, label_required: bool = False) -> TrustedTable:
     """Reads a trusted file.
 
     Columns, in any order and case: `key`, `uid`, `url` and `image` (a path relative to the file),
@@ -98,6 +98,8 @@ def read_trusted(path: str | Path) -> TrustedTable:
     Args:
         path: The file. Its suffix says what it is: `.csv`, `.tsv` or `.parquet`. Text is UTF-8,
             with or without a byte order mark.
+        label_required: Whether every row must say 1 or 0: of a random sample, pairs that nobody
+            judged yet are no matched ones.
 
     Raises:
         TrustedError: The file as a whole cannot be used: missing, empty, of another kind or
@@ -116,10 +118,17 @@ def read_trusted(path: str | Path) -> TrustedTable:
             "Save the trusted pairs as one of these.",
         )
     names = _column_names(path, header)
+    if label_required and "label" not in names:
+        raise TrustedError(
+            f"{path}: has no column label.", "Say 1 or 0 in it of every pair of the sample."
+        )
     filled = [(row, fields) for row, fields in records if any(map(str.strip, fields))]
     if not filled:
         raise TrustedError(f"{path}: holds no rows.", "Give one row for each trusted pair.")
-    parsed = [_parse_row(path.parent, names, row, fields) for row, fields in filled]
+    parsed = [
+        _parse_row(path.parent, names, row, fields, label_required=label_required)
+        for row, fields in filled
+    ]
     return TrustedTable(
         path,
         tuple(item for item in parsed if isinstance(item, TrustedRow)),
@@ -221,7 +230,7 @@ def _column_names(path: Path, header: Sequence[str]) -> list[str]:
 
 
 def _parse_row(
-    folder: Path, names: Sequence[str], row: int, fields: Sequence[str]
+    folder: Path, names: Sequence[str], row: int, fields: Sequence[str], *, label_required: bool
 ) -> TrustedRow | RowProblem:
     """Takes one row apart. What a row of another length than the header means is not guessed."""
     if len(fields) != len(names):
@@ -231,6 +240,8 @@ def _parse_row(
     by = next((by for by in IDENTIFIERS if values.get(by)), None)
     if by is None:
         return RowProblem(row, "names no pair: key, uid, url and image are empty or absent")
+    if label_required and not values["label"]:
+        return RowProblem(row, "has no label")
     label = _LABELS.get(values.get("label", ""))
     if label is None:
         return RowProblem(row, f"label {shown(values['label'])} is neither 1 nor 0")

@@ -45,7 +45,7 @@ def index(
         MissingDependencyError: FAISS is not installed.
     """
     start = time.monotonic()
-    if kind not in ("auto", *KINDS) or memory_gb <= 0:
+    if kind not in ("auto", *KINDS) or not memory_gb > 0:
         raise UsageError(
             f"There is no index of kind {kind!r} in {memory_gb:g} GB.",
             f"Use one of auto, {', '.join(KINDS)}, and more than 0 GB.",

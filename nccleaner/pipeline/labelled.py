@@ -87,7 +87,7 @@ def read_labelled(
         TrustedError: The file cannot be used, or has too few usable pairs, or has pairs that are
             not in the shards where it should be a sample of them.
     """
-    match = match_labels(path, shards, parts)
+    match = match_labels(path, shards, parts, is_sample=sample > 0)
     by_name = {shard.name: part for shard, part in zip(shards, parts, strict=True)}
     usable: list[LabelledPair] = []
     problems = list(match.problems)
@@ -112,13 +112,15 @@ def read_labelled(
     return LabelledPairs(pairs, tuple(usable[place] for place in aside), tuple(problems), warning)
 
 
-def match_labels(path: Path, shards: Sequence[Shard], parts: Sequence[FeaturePart]) -> TrustedMatch:
-    """Reads a file of labels, and finds its pairs in the shards.
+def match_labels(
+    path: Path, shards: Sequence[Shard], parts: Sequence[FeaturePart], *, is_sample: bool
+) -> TrustedMatch:
+    """Reads a file of labels, and finds its pairs in the shards; every row of a sample has one.
 
     Raises:
         TrustedError: The file cannot be used.
     """
-    table = read_trusted(path)
+    table = read_trusted(path, label_required=is_sample)
     return match_trusted(table, _catalog(table, shards, parts))
 
 

@@ -83,9 +83,18 @@ def search(
     return hits
 
 
+def _names_image(query: str) -> bool:
+    if Path(query).suffix.lower() in _IMAGE_SUFFIXES:
+        return True
+    try:
+        return Path(query).is_file()
+    except (OSError, ValueError):
+        return False  # too long, or a NUL: a text
+
+
 def _embed(scoring: Scoring, query: str | Path) -> tuple[Modality, npt.NDArray[np.float32]]:
     """What is searched for a query, and the vector [1, dim] to search with."""
-    if isinstance(query, Path) or Path(query).suffix.lower() in _IMAGE_SUFFIXES:
+    if isinstance(query, Path) or _names_image(query):
         return "text", _embed_image(scoring, Path(query))
     shard_name, _, key = query.partition("/")
     shard = next((shard for shard in scoring.inputs() if shard.name == shard_name), None)

@@ -99,16 +99,19 @@ def _read_sample(
     trusted: pa.Table,
     reporter: Reporter,
 ) -> pa.Table:
-    match = match_labels(path, shards, parts)
+    match = match_labels(path, shards, parts, is_sample=True)
     inside = [pair for pair in match.pairs if is_of_shards(pair)]
     unused = {
-        "name no pair that can be used": len(match.problems),
+        "cannot be used": len(match.problems),
         "have an image or a caption that is not the shards'": len(match.pairs) - len(inside),
     }
     labels = label_table(inside)
     drawn = _without(labels, trusted)
     unused["were trusted pairs of the fit, which its scores know"] = len(labels) - len(drawn)
     found = "; ".join(f"{count} {why}" for why, count in unused.items() if count)
+    if match.problems:
+        first = match.problems[0]
+        found += f" (the first: row {first.row} {first.reason})"
     if not len(drawn):
         raise TrustedError(
             f"{path}: no row labels a pair that could judge a cut-off: {found}.",

@@ -6,8 +6,8 @@ miss with the whole probability that the bound leaves, and still the cut-off tha
 with no more than that.
 
 No bound says much of a cut-off that hardly a pair reaches, so that testing begins further down [O]:
-where the bound would be highest if the labelled pairs were as the clean probabilities say. Which of
-them reach a cut-off is not looked at for that.
+where the bound would be highest if the labelled pairs were as the clean probabilities say. Whether
+they are matched is not looked at for that.
 """
 
 from __future__ import annotations

@@ -151,6 +151,7 @@ Estimated from: 93 planted pairs.
   If you cut at  you keep  of which mismatched        and of the good
          0.0000     1,050   31.2% (28.1-34.6%)  100.0% (100.0-100.0%)
          0.6134       420            not known     50.0% (41.2-58.0%)
+Take one with --threshold CUT --by clean-probability.
 """
     )
     promised = dataclasses.replace(

@@ -135,3 +135,16 @@ def test_files_of_another_kind_are_refused(tmp_path, name):
     pq.write_table(pa.table({"key": [b"\xff"]}), tmp_path / "bin.parquet")
     with pytest.raises(TrustedError, match=name):
         read_trusted(tmp_path / name)
+
+
+def test_of_a_sample_every_row_must_say_what_it_is(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("key,label\na,1\nb,\nc,0\n")
+
+    table = read_trusted(path, label_required=True)
+
+    assert [(row.value, row.label) for row in table.rows] == [("a", 1), ("c", 0)]
+    assert [(problem.row, problem.reason) for problem in table.problems] == [(3, "has no label")]
+    path.write_text("key\na\n")
+    with pytest.raises(TrustedError, match="no column label"):
+        read_trusted(path, label_required=True)

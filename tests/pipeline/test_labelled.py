@@ -181,8 +181,13 @@ def test_probes_that_cannot_be_exchanged_are_refused(read, clipart, tmp_path, ca
         build_tables(shards, parts, labelled.pairs, config=tiny(), folder=tmp_path / "tables")
 
 
+def judged(rows):
+    """Says of every row what it is, as a sample must."""
+    return [{"label": "1", **row} for row in rows]
+
+
 def test_a_sample_is_set_aside_by_seed(read, clipart, tmp_path):
-    path = write(tmp_path, by_key(clipart, count=60))
+    path = write(tmp_path, judged(by_key(clipart, count=60)))
 
     labelled, _, _ = read(path, sample=0.25)
 
@@ -195,7 +200,7 @@ def test_a_sample_is_set_aside_by_seed(read, clipart, tmp_path):
 
 
 def test_pairs_that_the_shards_do_not_hold_are_no_sample_of_them(read, clipart, tmp_path):
-    rows = by_key(clipart)
+    rows = judged(by_key(clipart))
     rows[3]["caption"] = "what somebody else saw in it"
 
     with pytest.raises(TrustedError, match="not in them as labelled; the first is row 5"):
@@ -204,4 +209,4 @@ def test_pairs_that_the_shards_do_not_hold_are_no_sample_of_them(read, clipart, 
 
 def test_what_is_left_must_be_enough_to_fit(read, clipart, tmp_path):
     with pytest.raises(TrustedError, match="needed are 20"):
-        read(write(tmp_path, by_key(clipart, count=30)), sample=0.5)
+        read(write(tmp_path, judged(by_key(clipart, count=30))), sample=0.5)
