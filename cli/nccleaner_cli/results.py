@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nccleaner_cli.console import Column, Display
-from nccleaner_cli.text import bullet_lines, duration, percent, quantity
+from nccleaner_cli.text import at_least, bullet_lines, duration, percent, quantity
 
 if TYPE_CHECKING:
     from nccleaner.evaluate.detection import DetectionMetrics
@@ -88,7 +88,7 @@ def show_purge(display: Display, result: PurgeResult) -> None:
     )
     promised = (
         {
-            "Promised": f"{percent(summary.promise.bound)} or more of the unlabelled kept are "
+            "Promised": f"{at_least(summary.promise.bound)} or more of the unlabelled kept are "
             f"matched ({summary.promise.level:.0%} sure)"
         }
         if summary.promise

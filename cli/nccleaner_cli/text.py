@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,11 @@ def quantity(number: int, noun: str) -> str:
 def percent(share: float) -> str:
     """A share in [0, 1] as `28.7%`."""
     return f"{share:.1%}"
+
+
+def at_least(share: float) -> str:
+    """A lower bound in [0, 1] as `90.2%`, never above what it is."""
+    return f"{math.floor(share * 1000) / 1000:.1%}"
 
 
 def duration(seconds: float) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from nccleaner.errors import RunError
 from nccleaner.files import write_json
@@ -144,16 +143,25 @@ def write_summary(summary: Summary, path: Path) -> None:
     write_json(asdict(summary), path)
 
 
-def read_summary(path: Path) -> dict[str, Any]:
-    """Reads a summary as the JSON that it is.
+def read_summary(path: Path) -> Summary:
+    """Reads a summary.
 
     Raises:
-        RunError: There is none: no purge was finished here.
+        RunError: There is none, so that no purge was finished here, or it is damaged or of another
+            version.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return TypeAdapter(Summary).validate_json(path.read_bytes())
+    except OSError as error:
         raise RunError(
             f"{path.parent} holds no finished purge.", "Run `nccleaner purge` first."
         ) from error
-    return summary
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise RunError(
+            f"{path} is damaged or of another version: {where}: {first['msg']}.",
+            "Run `nccleaner purge` again.",
+        ) from error

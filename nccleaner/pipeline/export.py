@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from nccleaner.data.locations import refuse_inside_input
 from nccleaner.errors import InputError, RunError, UsageError
@@ -17,7 +16,7 @@ from nccleaner.output.exports.formats import SAMPLES_PER_SHARD, ExportFormat
 from nccleaner.output.exports.kept import KeptPairs
 from nccleaner.output.exports.openclip import write_table_and_images
 from nccleaner.output.exports.webdataset import write_webdataset
-from nccleaner.output.summary import read_summary
+from nccleaner.output.summary import Summary, read_summary
 from nccleaner.pipeline.backbones import limits_of
 from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.results import ExportResult
@@ -26,6 +25,7 @@ from nccleaner.pipeline.workspace import RunDescription, Workspace, known_shards
 _UIDS = "uids.npy"
 # Hidden, and no `.json`: img2dataset and `datasets` take every JSON file for one of theirs.
 _ARGUMENTS = ".nccleaner-export"
+_IN_PORTIONS: tuple[ExportFormat, ...] = ("webdataset", "csv")
 
 
 def export(
@@ -83,7 +83,7 @@ def export(
         format=format,
         pairs=len(pairs),
         parts=parts,
-        derived_uids=purged.summary["derived_uids"],
+        derived_uids=purged.summary.derived_uids,
         seconds=time.monotonic() - start,
     )
 
@@ -99,7 +99,7 @@ class _Purged:
     """
 
     clean: Path
-    summary: Mapping[str, Any]
+    summary: Summary
     pairs: KeptPairs
 
     @staticmethod
@@ -114,10 +114,10 @@ class _Purged:
             shards=known_shards(workspace, target, description),
             limits=limits_of(description.config.data),
         )
-        if len(pairs) != summary["kept"]:
+        if len(pairs) != summary.kept:
             raise RunError(
                 f"The manifests in {target.clean} list {len(pairs)} pairs, and {target.summary} "
-                f"counts {summary['kept']}.",
+                f"counts {summary.kept}.",
                 "Run `nccleaner purge` again.",
             )
         if not len(pairs):
@@ -132,7 +132,7 @@ def _describe(pairs: KeptPairs, name: ExportFormat, samples_per_shard: int) -> s
     """All that decides what is written, as text."""
     arguments = {
         "format": name,
-        "samples_per_shard": samples_per_shard,
+        "samples_per_shard": samples_per_shard if name in _IN_PORTIONS else None,
         "kept": pairs.identity(),
         "shards": [asdict(kept.shard) for kept in pairs.shards],
     }

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from nccleaner.data.features import FeaturePart
-from nccleaner.errors import RunError, UsageError
+from nccleaner.errors import UsageError
 from nccleaner.files import remove_leftovers
 from nccleaner.output.index.building import IndexReport, build_indexes
 from nccleaner.output.index.kinds import KINDS, MEMORY_GB, Kind, choose_kind
 from nccleaner.output.index.opening import MODALITIES
+from nccleaner.output.summary import read_summary
 from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.results import IndexResult
 from nccleaner.pipeline.score import Scoring
@@ -51,10 +52,7 @@ def index(
             f"Use one of auto, {', '.join(KINDS)}, and more than 0 GB.",
         )
     scoring = Scoring.open(run, output)
-    if not scoring.target.summary.exists():
-        raise RunError(
-            f"{scoring.target.clean} holds no finished purge.", "Run `nccleaner purge` first."
-        )
+    read_summary(scoring.target.summary)  # a purge that is not finished has none
     reporter = reporter or SilentReporter()
     shards = scoring.inputs()
     parts = scoring.store.parts(shards, reporter)

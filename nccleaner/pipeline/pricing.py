@@ -115,7 +115,7 @@ class Evidence:
     def _refused(self, refusal: Refusal, target: float) -> PrecisionError:
         what = "trusted pairs" if self.kind == "trusted_pairs" else "labels of the random sample"
         message = (
-            f"No cut-off is {LEVEL:.0%} sure to keep pairs of which {target:.1%} are matched. "
+            f"No cut-off is {LEVEL:.0%} sure to keep pairs of which {target * 100:g}% are matched. "
             f"The {refusal.labelled:,} {what} show no more than {refusal.best:.1%}"
         )
         if refusal.needed is None:

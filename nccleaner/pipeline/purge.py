@@ -49,7 +49,7 @@ def purge(
     run: str | Path,
     *,
     threshold: float | None = None,
-    by: Column = "corrected_similarity",
+    by: Column | None = None,
     keep_fraction: float | None = None,
     target_precision: float | None = None,
     sample: str | Path | None = None,
@@ -65,12 +65,12 @@ def purge(
     Args:
         run: A run directory with a finished fit.
         threshold: Keep the pairs whose score is at least this.
-        by: The score that is compared.
+        by: The score that the cut-off is on; None: `corrected_similarity`.
         keep_fraction: Keep this share of the pairs, in (0, 1], those with the highest scores.
         target_precision: Keep as many pairs as can be while, with a probability of 0.95, at least
             this share of the kept is matched; in (0, 1).
         sample: Labels, 0 and 1, of pairs drawn at random from the shards, in the form of the
-            trusted file. Estimates then rest on these alone.
+            trusted file with a label in every row. Estimates then rest on these alone.
         output: Results of another data set that was scored there; None for the run directory.
         reporter: Hears of progress.
 
@@ -84,13 +84,19 @@ def purge(
     """
     start = time.monotonic()
     reporter = reporter or SilentReporter()
+    automatic = threshold is None and keep_fraction is None and target_precision is None
+    if by is not None and automatic:
+        raise UsageError(
+            "A score to cut was named, and no cut-off.",
+            "Give a threshold, a fraction or a target precision, or name no score.",
+        )
+    by = by or "corrected_similarity"
     _check_arguments(threshold, by, keep_fraction, target_precision)
     scoring = Scoring.open(run, output)
     shards = scoring.inputs()
     parts = scoring.score(shards, reporter)
     given = Path(sample) if sample is not None else None
     verdicts = Verdicts.read(scoring, shards, parts, given, reporter)
-    automatic = threshold is None and keep_fraction is None and target_precision is None
     column: Column = "clean_probability" if automatic else by
     tally = Tally(column)
     for shard in shards:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from nccleaner.data.locations import check_unchanged
 from nccleaner.errors import RunError
 from nccleaner.output.report.figures import Distribution
 from nccleaner.output.report.page import Gallery, Report, ShardOutcome, ShownPair, write_report
-from nccleaner.output.summary import CutOff, Summary, read_summary
+from nccleaner.output.summary import CutOff, read_summary
 from nccleaner.pipeline.curves import read_curves
 from nccleaner.pipeline.originals import read_pictures
 from nccleaner.pipeline.reporter import Reporter, SilentReporter
@@ -67,7 +66,7 @@ def report(
     start = time.monotonic()
     reporter = reporter or SilentReporter()
     scoring = Scoring.open(run, output)
-    summary = _read_summary(scoring.target.summary)
+    summary = read_summary(scoring.target.summary)
     cut_off = summary.cut_off
     survey = Survey(
         Decision(cast(Column, cut_off.column), cut_off.value, cast(Rule, cut_off.rule)),
@@ -100,15 +99,6 @@ def report(
         path,
     )
     return ReportResult(path=path, size_bytes=path.stat().st_size, seconds=time.monotonic() - start)
-
-
-def _read_summary(path: Path) -> Summary:
-    try:
-        return TypeAdapter(Summary).validate_python(read_summary(path))
-    except ValidationError as error:
-        raise RunError(
-            f"{path} is not of this version: {error}", "Run `nccleaner purge` again."
-        ) from error
 
 
 def _look_up(survey: Survey, scoring: Scoring, reporter: Reporter) -> dict[Kind, list[ShownPair]]:

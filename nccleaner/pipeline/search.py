@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from nccleaner.encoders.tokens import read_tokenizer
 from nccleaner.errors import InputError, RunError, UsageError
 from nccleaner.output.found import FoundPair, write_found
 from nccleaner.output.index.opening import Modality, open_index
+from nccleaner.output.summary import read_summary
 from nccleaner.pipeline.backbones import limits_of
 from nccleaner.pipeline.originals import read_pictures
 from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.results import Hit
 from nccleaner.pipeline.score import Scoring
 from nccleaner.pipeline.scored import is_pair
-from nccleaner.pipeline.vectors import embed_samples
+from nccleaner.pipeline.vectors import as_array, embed_samples
 from nccleaner.records import Shard
 
 _SHOWN_PX = 256
@@ -59,17 +61,14 @@ def search(
     if not str(query).strip() or count < 1:
         raise UsageError("The query is empty or the count below 1.", "Give a text or an image.")
     scoring = Scoring.open(run, output)
-    if not scoring.target.summary.exists():
-        raise RunError(
-            f"{scoring.target.clean} holds no finished purge.", "Run `nccleaner purge` first."
-        )
+    read_summary(scoring.target.summary)  # a purge that is not finished has none
     index = open_index(scoring.target.index)
     if index.scorer != scoring.identity:
         raise RunError(
             f"The indexes in {scoring.target.index} were made by another fit.",
             "Run `nccleaner purge` again.",
         )
-    modality, vector = _embed(scoring, query)
+    modality, vector = _embed(scoring, query, reporter or SilentReporter())
     rows, products = index.search(modality, vector, count)
     found = rows[0] >= 0
     names = index.ids(rows[0][found])
@@ -92,7 +91,9 @@ def _names_image(query: str) -> bool:
         return False  # too long, or a NUL: a text
 
 
-def _embed(scoring: Scoring, query: str | Path) -> tuple[Modality, npt.NDArray[np.float32]]:
+def _embed(
+    scoring: Scoring, query: str | Path, reporter: Reporter
+) -> tuple[Modality, npt.NDArray[np.float32]]:
     """What is searched for a query, and the vector [1, dim] to search with."""
     if isinstance(query, Path) or _names_image(query):
         return "text", _embed_image(scoring, Path(query))
@@ -100,6 +101,8 @@ def _embed(scoring: Scoring, query: str | Path) -> tuple[Modality, npt.NDArray[n
     shard = next((shard for shard in scoring.inputs() if shard.name == shard_name), None)
     if shard is not None and key:
         return "text", _embed_pair(scoring, shard, key)
+    if key and not re.search(r"\s", query):
+        reporter.warn(f"There is no shard {shard_name!r}: {query!r} is searched as a text.")
     return "image", _embed_text(scoring, query)
 
 
@@ -129,7 +132,7 @@ def _embed_text(scoring: Scoring, text: str) -> npt.NDArray[np.float32]:
         encoder = scoring.store.backbones.text
         assert encoder is not None
         taken = torch.from_numpy(encoder.encode([text]))
-    return _array(scorer.embed_texts(taken.to(scoring.device)))
+    return as_array(scorer.embed_texts(taken.to(scoring.device)))
 
 
 def _embed_image(scoring: Scoring, path: Path) -> npt.NDArray[np.float32]:
@@ -150,17 +153,12 @@ def _embed_image(scoring: Scoring, path: Path) -> npt.NDArray[np.float32]:
             f"{path}: {rejected.reason}: {rejected.detail}", "Give a JPEG, PNG or WebP image."
         ) from rejected
     features = torch.from_numpy(encoder.encode(pixels[None])).to(scoring.device)
-    return _array(scoring.scorer.embed_images(features))
+    return as_array(scoring.scorer.embed_images(features))
 
 
 def _check_encoders(scoring: Scoring) -> None:
     description = scoring.description
     scoring.store.backbones.check(description.image_encoder, description.text_encoder)
-
-
-def _array(embedding: torch.Tensor) -> npt.NDArray[np.float32]:
-    array: npt.NDArray[np.float32] = embedding.cpu().numpy()
-    return array
 
 
 def _captions(scoring: Scoring, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:

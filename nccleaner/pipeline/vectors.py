@@ -115,14 +115,14 @@ def embed_samples(scoring: Scoring, part: FeaturePart, modality: Modality, rows:
         max_tokens = scoring.description.config.model.max_tokens
         encoder = read_tokenizer(scorer.tokenizer)
         tokens = encoder.encode(samples["caption"].to_pylist(), max_tokens=max_tokens)
-        return _array(scorer.embed_texts(torch.from_numpy(tokens).to(scoring.device)))
+        return as_array(scorer.embed_texts(torch.from_numpy(tokens).to(scoring.device)))
     features = part.image if modality == "image" else part.text
     assert features is not None, "captions that are no tokens have features"
     # What several pairs share is embedded once.
     distinct, places = np.unique(samples[f"{modality}_row"].to_numpy(), return_inverse=True)
     taken = torch.from_numpy(features[distinct]).to(scoring.device)
     embed = scorer.embed_images if modality == "image" else scorer.embed_texts
-    return _array(embed(taken))[places]
+    return as_array(embed(taken))[places]
 
 
 def _keys(kept: _KeptOfShard) -> pa.ChunkedArray:
@@ -131,6 +131,7 @@ def _keys(kept: _KeptOfShard) -> pa.ChunkedArray:
         return file.read([name])[name].cast(pa.string())
 
 
-def _array(embedding: torch.Tensor) -> Vectors:
+def as_array(embedding: torch.Tensor) -> Vectors:
+    """Takes an embedding [n, dim] to the CPU."""
     array: Vectors = embedding.cpu().numpy()
     return array

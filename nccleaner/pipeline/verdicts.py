@@ -65,7 +65,8 @@ class Verdicts:
             scoring: The run.
             shards: What is purged.
             parts: Their features.
-            sample: The file: CSV, TSV or Parquet, in the form of the trusted file.
+            sample: The file: CSV, TSV or Parquet, in the form of the trusted file, a label in
+                every row.
             reporter: Hears of rows that are not used.
 
         Raises:

@@ -87,7 +87,7 @@ def test_quiet():
 def test_by_needs_a_cut_off():
     result = CliRunner().invoke(cli, ["purge", "--by", "similarity"])
     assert result.exit_code == 2
-    assert "--threshold, --keep-fraction or --target-precision" in result.stderr
+    assert "A score to cut was named, and no cut-off." in result.stderr
 
 
 def test_evaluate_needs_something_to_compare_with():

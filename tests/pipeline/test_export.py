@@ -134,6 +134,14 @@ def test_clip_retrieval_reads_embeddings_whose_products_are_the_similarities(fit
     assert contents(out) == whole
 
 
+def take_from_summary(run, pairs):
+    path = run / "clean" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["samples"] -= pairs
+    summary["kept"] -= pairs
+    path.write_text(json.dumps(summary))
+
+
 def test_a_shard_without_kept_pairs_has_no_part(fitted, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(fitted.run, run)
@@ -145,9 +153,7 @@ def test_a_shard_without_kept_pairs_has_no_part(fitted, tmp_path):
     path = run / "clean" / "manifest" / f"{second}.parquet"
     table = pq.read_table(path)
     pq.write_table(table.slice(0, 0), path)
-    summary = json.loads((run / "clean" / "summary.json").read_text())
-    summary["kept"] -= len(table)
-    (run / "clean" / "summary.json").write_text(json.dumps(summary))
+    take_from_summary(run, len(table))
 
     result = nccleaner.export(run, tmp_path / "out", format="clip-retrieval")
     assert result.parts == 1
@@ -190,9 +196,9 @@ def test_nothing_kept_is_nothing_to_export(fitted, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(fitted.run, run)
     for path in (run / "clean" / "manifest").glob("*.parquet"):
-        pq.write_table(pq.read_table(path).slice(0, 0), path)
-    summary = json.loads((run / "clean" / "summary.json").read_text())
-    (run / "clean" / "summary.json").write_text(json.dumps(summary | {"kept": 0}))
+        table = pq.read_table(path)
+        pq.write_table(table.slice(0, 0), path)
+        take_from_summary(run, len(table))
     with pytest.raises(InputError, match="kept no pairs"):
         nccleaner.export(run, tmp_path / "out")
 

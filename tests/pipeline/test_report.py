@@ -161,7 +161,7 @@ def test_a_summary_of_another_version_is_refused(run, tmp_path):
     summary = json.loads(path.read_text())
     del summary["cut_offs"]
     path.write_text(json.dumps(summary))
-    with pytest.raises(RunError, match="not of this version"):
+    with pytest.raises(RunError, match="of another version: cut_offs"):
         nccleaner.report(tmp_path / "run")
 
 

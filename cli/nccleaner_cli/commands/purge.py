@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nccleaner.errors import UsageError
 from nccleaner_cli.command import Command, output_option, run_option, run_words, shows_result
 from nccleaner_cli.console import Display
 from nccleaner_cli.results import show_purge
@@ -93,18 +92,13 @@ def purge(
 ) -> PurgeResult:
     """Runs the command."""
     automatic = threshold is None and keep_fraction is None and target_precision is None
-    if by and automatic:
-        raise UsageError(
-            "--by says which score a cut-off is on, and there is none.",
-            "Add --threshold, --keep-fraction or --target-precision, or leave --by out.",
-        )
 
     import nccleaner
 
     result = nccleaner.purge(
         run,
         threshold=threshold,
-        by=_SCORES[by or _DEFAULT_SCORE],
+        by=_SCORES[by] if by else None,
         keep_fraction=keep_fraction,
         target_precision=target_precision,
         sample=sample,

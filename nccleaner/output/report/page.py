@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -182,6 +183,7 @@ def render_report(report: Report) -> str:
     environment.filters.update(
         count=lambda number: f"{number:,}",
         percent=lambda share: f"{share:.1%}",
+        at_least=lambda share: f"{math.floor(share * 1000) / 1000:.1%}",  # never above the bound
         words=lambda name: name.replace("_", " "),
         caption=lambda text: _cut(text, _CAPTION_CHARS),
         name=lambda text: _cut(text, _NAME_CHARS),
