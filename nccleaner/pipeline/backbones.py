@@ -32,6 +32,10 @@ class Backbones:
     fine_tuned: Path | None = None
     _towers: dict[str, ClipTowers] = field(default_factory=dict, init=False, repr=False)
 
+    def __reduce__(self) -> tuple[type[Backbones], tuple[object, ...]]:
+        """Goes to another process as what it is to load there."""
+        return Backbones, (self.config, self.fine_tuned)
+
     @cached_property
     def device(self) -> str:
         """The device that `auto` stands for, or the one that was named."""

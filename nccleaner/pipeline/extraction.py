@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nccleaner.config import DataConfig
@@ -14,6 +15,7 @@ from nccleaner.data.locations import check_unchanged
 from nccleaner.errors import ShardError
 from nccleaner.files import remove_leftovers
 from nccleaner.pipeline.backbones import Backbones, limits_of
+from nccleaner.pipeline.engines import Advance, Engine, LocalEngine, Work
 from nccleaner.pipeline.reporter import Reporter, shard_count
 from nccleaner.pipeline.results import Reading
 from nccleaner.records import Shard, ShardReport
@@ -30,6 +32,7 @@ class FeatureStore:
         image_encoder: Fingerprint of the image encoder that every part must be made with.
         text_encoder: Fingerprint of the text encoder; None where captions come as tokens.
         targets: Whether parts must hold what image reconstruction aims at.
+        engine: Extracts what is missing.
     """
 
     root: Path
@@ -38,6 +41,7 @@ class FeatureStore:
     image_encoder: str
     text_encoder: str | None
     targets: bool = False
+    engine: Engine = field(default_factory=LocalEngine)
 
     def parts(self, shards: Sequence[Shard], reporter: Reporter) -> list[FeaturePart]:
         """Returns the parts of all shards, extracting those that are missing.
@@ -47,51 +51,32 @@ class FeatureStore:
                 `fail` and one is damaged.
             RunError: Something must be extracted and the encoders have changed.
         """
-        parts = {shard.name: self._find(shard) for shard in shards}
-        missing = [shard for shard in shards if parts[shard.name] is None]
-        if missing:
-            parts |= self._extract(missing, reporter)
-        found = [part for part in parts.values() if part is not None]
+        parts = [self.find(shard) for shard in shards]
+        missing = [place for place, part in enumerate(parts) if part is None]
+        extracted = self._extract([shards[place] for place in missing], reporter)
+        for place, part in zip(missing, extracted, strict=True):
+            parts[place] = part
+        found = [part for part in parts if part is not None]
         for part in found:
             self._check(part.report)
         return found
 
-    def _find(self, shard: Shard) -> FeaturePart | None:
-        return read_part(
-            self.root / shard.name, self._fingerprint(shard), with_targets=self.targets
-        )
+    def find(self, shard: Shard) -> FeaturePart | None:
+        """Opens the part of a shard; None if it is not there, or made from something else."""
+        return read_part(self.root / shard.name, self.fingerprint(shard), with_targets=self.targets)
 
-    def _fingerprint(self, shard: Shard) -> str:
+    def fingerprint(self, shard: Shard) -> str:
+        """Digests all that the part of a shard depends on."""
         return part_fingerprint(shard, self.image_encoder, self.text_encoder, limits_of(self.data))
 
-    def _extract(self, shards: Sequence[Shard], reporter: Reporter) -> dict[str, FeaturePart]:
-        from nccleaner.data.decoding import DecodePool
-
-        self.backbones.check(self.image_encoder, self.text_encoder)
+    def _extract(self, shards: Sequence[Shard], reporter: Reporter) -> list[FeaturePart]:
+        if not shards:
+            return []
         if self.root.exists():
             remove_leftovers(self.root)
-        workers = self.data.workers if self.data.workers >= 0 else os.cpu_count() or 1
-        parts = {}
         title = f"Extracting features from {shard_count(shards)}"
-        with (
-            DecodePool(workers=workers) as pool,
-            reporter.stage(title, None, "samples") as advance,
-        ):
-            for shard in shards:
-                check_unchanged(shard)
-                parts[shard.name] = extract_part(
-                    shard,
-                    root=self.root,
-                    fingerprint=self._fingerprint(shard),
-                    image_encoder=self.backbones.image,
-                    text_encoder=self.backbones.text,
-                    pool=pool,
-                    limits=limits_of(self.data),
-                    batch_size=self.backbones.config.batch_size,
-                    on_samples=advance,
-                    with_targets=self.targets,
-                )
-        return parts
+        with reporter.stage(title, None, "samples") as advance:
+            return list(self.engine.run(_Extraction(self), shards, advance))
 
     def _check(self, report: ShardReport) -> None:
         if report.problem and self.data.on_bad_shard == "fail":
@@ -99,6 +84,45 @@ class FeatureStore:
                 f"Shard {report.shard}: {report.problem}",
                 "Mend or remove it, or use its good samples with --on-bad-shard use.",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Extraction:
+    """Extracts the features of a shard.
+
+    Attributes:
+        store: Where they go. Elsewhere its encoders are loaded anew, and must be the same.
+    """
+
+    store: FeatureStore
+
+    @contextmanager
+    def open(self) -> Iterator[Work[Shard, FeaturePart]]:
+        """Loads the encoders and starts the decoders."""
+        from nccleaner.data.decoding import DecodePool
+
+        store = self.store
+        backbones, limits = store.backbones, limits_of(store.data)
+        backbones.check(store.image_encoder, store.text_encoder)
+        workers = store.data.workers if store.data.workers >= 0 else os.cpu_count() or 1
+        with DecodePool(workers=workers) as pool:
+
+            def extract(shard: Shard, advance: Advance) -> FeaturePart:
+                check_unchanged(shard)
+                return extract_part(
+                    shard,
+                    root=store.root,
+                    fingerprint=store.fingerprint(shard),
+                    image_encoder=backbones.image,
+                    text_encoder=backbones.text,
+                    pool=pool,
+                    limits=limits,
+                    batch_size=backbones.config.batch_size,
+                    on_samples=advance,
+                    with_targets=store.targets,
+                )
+
+            yield extract
 
 
 def summarise(parts: Sequence[FeaturePart]) -> Reading:

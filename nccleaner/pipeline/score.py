@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nccleaner.data.features import FeaturePart
 from nccleaner.data.locations import find_shards, refuse_inside_input
 from nccleaner.files import remove_leftovers
 from nccleaner.pipeline.backbones import Backbones, resolve_device
+from nccleaner.pipeline.engines import Advance, Engine, LocalEngine, Work
 from nccleaner.pipeline.extraction import FeatureStore, summarise
 from nccleaner.pipeline.reporter import Reporter, SilentReporter, shard_count
 from nccleaner.pipeline.results import ScoreResult
@@ -80,8 +82,13 @@ class Scoring:
     device: str
 
     @staticmethod
-    def open(run: str | Path, output: str | Path | None) -> Scoring:
+    def open(run: str | Path, output: str | Path | None, engine: Engine | None = None) -> Scoring:
         """Opens a run.
+
+        Args:
+            run: The run directory.
+            output: Of another data set; None for the run directory.
+            engine: Extracts and scores; None for this process.
 
         Raises:
             RunError: It holds no finished fit.
@@ -102,11 +109,16 @@ class Scoring:
                 config.data,
                 description.image_encoder,
                 description.text_encoder,
+                engine=engine or LocalEngine(),
             ),
             Scorer.load(workspace.scorer, device=device),
             scorer_identity(workspace.scorer),
             device,
         )
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        """Goes to another process as what it is to open there."""
+        return Scoring.open, (self.workspace.root.absolute(), self.target.root.absolute())
 
     def score(self, shards: Sequence[Shard], reporter: Reporter) -> list[FeaturePart]:
         """Scores what is not scored yet; returns the parts of all shards."""
@@ -126,20 +138,10 @@ class Scoring:
             return parts
         if self.target.scores.exists():
             remove_leftovers(self.target.scores)
-        fitted = read_checkpoint(self.workspace.pool)
         pairs = sum(part.report.samples for _, part in todo)
         with reporter.stage(f"Scoring {shard_count(todo)}", pairs, "samples") as advance:
-            for shard, part in todo:
-                table = score_part(
-                    shard,
-                    part,
-                    self.scorer,
-                    fitted_keys=self._fitted_keys(fitted, shard),
-                    device=self.device,
-                    max_tokens=self.description.config.model.max_tokens,
-                )
-                write_scores(table, self.scores_path(shard), shard, self.identity)
-                advance(part.report.samples)
+            for _ in self.store.engine.run(_ScoringOfShards(self), todo, advance):
+                pass
         return parts
 
     def inputs(self) -> tuple[Shard, ...]:
@@ -154,7 +156,40 @@ class Scoring:
         """Tells whether the networks were trained on pairs of this very shard."""
         return shard in self.description.shards
 
-    def _fitted_keys(self, fitted: pa.Table, shard: Shard) -> pa.Array:
-        if not self.is_of_fit(shard):
-            return pa.array([], pa.string())
-        return fitted.filter(pc.equal(fitted["shard"], shard.name))["key"].combine_chunks()
+
+@dataclass(frozen=True, slots=True)
+class _ScoringOfShards:
+    """Scores a shard, given with its part, and writes the scores.
+
+    Attributes:
+        scoring: The run.
+    """
+
+    scoring: Scoring
+
+    @contextmanager
+    def open(self) -> Iterator[Work[tuple[Shard, FeaturePart], None]]:
+        """Reads which pairs the networks were trained on."""
+        scoring = self.scoring
+        fitted = read_checkpoint(scoring.workspace.pool)
+
+        def score_shard(item: tuple[Shard, FeaturePart], advance: Advance) -> None:
+            shard, part = item
+            table = score_part(
+                shard,
+                part,
+                scoring.scorer,
+                fitted_keys=_fitted_keys(scoring, fitted, shard),
+                device=scoring.device,
+                max_tokens=scoring.description.config.model.max_tokens,
+            )
+            write_scores(table, scoring.scores_path(shard), shard, scoring.identity)
+            advance(part.report.samples)
+
+        yield score_shard
+
+
+def _fitted_keys(scoring: Scoring, fitted: pa.Table, shard: Shard) -> pa.Array:
+    if not scoring.is_of_fit(shard):
+        return pa.array([], pa.string())
+    return fitted.filter(pc.equal(fitted["shard"], shard.name))["key"].combine_chunks()
