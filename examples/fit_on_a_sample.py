@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nccleaner
 from nccleaner.data.locations import find_shards
+from nccleaner.errors import NccleanerError
 
 
 def main() -> None:
@@ -61,4 +62,7 @@ def fit_on_a_sample(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except NccleanerError as error:
+        sys.exit(str(error))

@@ -28,6 +28,7 @@ from pathlib import Path
 from nccleaner.config import RunConfig
 from nccleaner.data.locations import find_shards
 from nccleaner.data.reading import ShardReading
+from nccleaner.errors import NccleanerError
 from nccleaner.files import replace_file
 from nccleaner.output.thumbnails import make_thumbnails
 from nccleaner.pipeline.backbones import limits_of
@@ -102,4 +103,7 @@ def fill_page(cards: Sequence[dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except NccleanerError as error:
+        sys.exit(str(error))

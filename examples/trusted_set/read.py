@@ -10,11 +10,13 @@ them were judged, as on the page that `draw.py` writes. Its interval is exact (C
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from scipy.stats import binomtest
 
 from nccleaner.data.trusted import read_trusted
+from nccleaner.errors import NccleanerError
 
 
 def main() -> None:
@@ -26,6 +28,8 @@ def main() -> None:
         print(f"Row {problem.row}: {problem.reason}")
     mismatched = sum(row.label == 0 for row in table.rows)
     count = len(table.rows)
+    if not count:
+        sys.exit("No row names a pair.")
     share = binomtest(mismatched, count).proportion_ci(confidence_level=0.95, method="exact")
     print(f"{count} pairs: {count - mismatched} matched, {mismatched} mismatched.")
     print(
@@ -35,4 +39,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except NccleanerError as error:
+        sys.exit(str(error))

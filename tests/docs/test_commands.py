@@ -1,15 +1,18 @@
-"""Every command of the documentation is run, page by page, on 500 pairs of the embedded example."""
+"""Commands and snippets of the documentation are run, page by page, on 500 pairs of the example."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
-from pages import PAGES, ROOT, TUTORIAL, command_lines, name_of, type_line
-from smallfit import write_csv
+from pages import PAGES, README, ROOT, TUTORIAL, command_lines, name_of, snippets, type_line
+from smallfit import tiny, write_csv
+
+import nccleaner
 
 CLIPART = ROOT / "examples" / "clipart"
 
@@ -65,3 +68,18 @@ def test_commands_of_a_page_run_one_after_the_other(page, fitted, tmp_path, monk
         if why_not(line) is None:
             result = type_line(line)
             assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+@pytest.mark.parametrize(
+    "page", [README, ROOT / "docs" / "report.md", ROOT / "docs" / "search.md"], ids=name_of
+)
+def test_snippets_of_a_page_run(page, fitted, tmp_path, monkeypatch):
+    workspace = tmp_path / "workspace"
+    shutil.copytree(fitted, workspace, symlinks=True)
+    shutil.copytree(fitted / "nccleaner-run", workspace / "my-run")
+    monkeypatch.chdir(workspace)
+    monkeypatch.setattr(nccleaner, "fit", partial(nccleaner.fit, config=tiny()), raising=False)
+    found = snippets(page)
+    assert found
+    for snippet in found:
+        exec(snippet, {})

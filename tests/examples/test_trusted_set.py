@@ -99,3 +99,26 @@ def test_every_pair_has_the_same_chance():
     # 500 are expected of each, with a standard deviation of 19.
     assert min(counts.values()) > 500 - 4 * 19
     assert max(counts.values()) < 500 + 4 * 19
+
+
+def test_a_file_without_usable_rows_says_so(tmp_path, capsys, type_example):
+    path = write_csv(tmp_path / "trusted.csv", ["key", "label"], [("000", "maybe")])
+    with pytest.raises(SystemExit, match="No row names a pair"):
+        type_example("trusted_set/read.py", str(path))
+    assert capsys.readouterr().out.startswith("Row 2: ")
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("trusted_set/read.py", ["missing.csv"]),
+        ("trusted_set/draw.py", ["missing/", "judge.html"]),
+        ("fit_on_a_sample.py", ["missing/", "trusted.csv"]),
+    ],
+)
+def test_an_example_that_cannot_work_says_why(
+    tmp_path, monkeypatch, type_example, script, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="missing.*(Check|Give) the path"):
+        type_example(script, *arguments)

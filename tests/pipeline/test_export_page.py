@@ -8,17 +8,14 @@ import pytest
 from click.testing import CliRunner
 from open_clip_train.data import get_dataset_size
 from open_clip_train.params import parse_args
+from pages import ROOT, snippets
 from wdsreading import files_left_open
 
 from nccleaner_cli.main import cli
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text("utf-8")
-BLOCKS = re.findall(r"(?:^ {4}.*\n|^\n(?= {4}))+", PAGE, re.MULTILINE)
-SNIPPETS = [
-    re.sub(r"^ {4}", "", block, flags=re.MULTILINE)
-    for block in BLOCKS
-    if re.match(r"\s*(import|from) ", block)
-]
+EXPORT = ROOT / "docs" / "export.md"
+PAGE = EXPORT.read_text("utf-8")
+SNIPPETS = snippets(EXPORT)
 TRAINING = re.findall(r"^ {4}python -m open_clip_train\.main (.*)$", PAGE, re.MULTILINE)
 
 
