@@ -1,5 +1,6 @@
 # make demo   environment, install, the whole job on the embedded data, the result explained
 # make test   environment, install, all tests
+# make soak   commands killed 500 times and started again: an hour
 # make check  what CI runs beside the tests: format, lint, types, layers
 # make clean  removes what the above made
 
@@ -8,13 +9,16 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test check format clean
+.PHONY: demo test soak check format clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/nccleaner demo --run nccleaner-demo
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+soak: $(VENV)/installed-dev
+	NCC_KILLS=500 $(BIN)/python -m pytest tests/faults/test_kills.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -63,6 +63,11 @@ class RememberingEncoder:
             self._known |= zip((digests[row] for row in new), features, strict=True)
         return np.stack([self._known[digest] for digest in digests]).astype(np.float32)
 
+    def start(self, inputs: Sequence[Any]) -> Callable[[], npt.NDArray[np.float32]]:
+        """Encodes at once what `encode` encodes; the result is there to be called for."""
+        features = self.encode(inputs)
+        return lambda: features
+
     def save(self) -> None:
         """Writes the file if there is something new."""
         if len(self._known) == self._saved:

@@ -6,23 +6,21 @@ Needs no FAISS: nothing is purged, so `clean_probability` > 0.5 says what is kep
 from __future__ import annotations
 
 import argparse
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 from arguments import Size, find_flickr8k, listed, new_parser, size
+from extracting import Extracting
 from flickr8k import TrainingPlan, build_training, build_validation
+from steps import Steps
 from tables import markdown
 
-from nccleaner.config import RunConfig, overlay
-from nccleaner.data.decoding import DecodePool
+from nccleaner.config import RunConfig
 from nccleaner.data.locations import find_shards
-from nccleaner.data.reading import ShardReading
-from nccleaner.pipeline.backbones import Backbones, limits_of
+from nccleaner.pipeline.backbones import resolve_device
 from nccleaner.pipeline.evaluate import evaluate
 from nccleaner.pipeline.fit import fit
 from nccleaner.pipeline.reporter import SilentReporter
@@ -30,8 +28,7 @@ from nccleaner.pipeline.score import score
 from nccleaner_cli.settings import build_config
 
 RATIO = 0.4
-GRADIENTS = ("none", "direct", "finite_difference", "exact")
-ENCODED_BATCHES = 20
+ROUNDS = 2
 
 # What was measured, and its figure.
 Row = tuple[str, str]
@@ -55,10 +52,9 @@ class Stopwatch(SilentReporter):
         yield lambda count: ticks.append((time.monotonic(), count))
         ticks.append((time.monotonic(), 0))
 
-    def rate(self, name: str, *, since: float = 0.0) -> float:
-        """Units a second of a stage, counted from a share of its ticks on."""
+    def rate(self, name: str) -> float:
+        """Units a second of a stage."""
         ticks = self.ticks[name]
-        ticks = ticks[int(since * len(ticks)) :]
         return sum(count for _, count in ticks[1:]) / (ticks[-1][0] - ticks[0][0])
 
 
@@ -77,8 +73,7 @@ def main() -> None:
             training = _build(work, size(arguments), captions)
             run = work / f"run-{captions}"
             if len(rows) == 1:
-                rows += time_extraction(training / "shards", config)
-                rows += time_steps(training, run, config)
+                rows += time_stages(training / "shards", work, config)
             rows += measure_fit(training, validation / "shards", run, config, captions)
     rows.append(("everything, s", f"{time.monotonic() - start:.0f}"))
     print(markdown(("what", "figure"), rows))
@@ -93,43 +88,16 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def time_extraction(shards: Path, config: RunConfig) -> list[Row]:
-    """Times the two limits of extraction by themselves: decoding, and encoding ready pixels."""
-    backbones = Backbones(config.encoders)
-    spec, limits = backbones.image.spec, limits_of(config.data)
-    images = [
-        (None, sample.image)
-        for shard in find_shards(shards)
-        for sample in ShardReading(shard, limits=limits)
-    ]
-    with DecodePool(workers=_workers(config)) as pool:
-        list(pool.decode(images[:64], spec=spec, limits=limits))  # processes start
-        start = time.monotonic()
-        done = sum(1 for _ in pool.decode(iter(images), spec=spec, limits=limits))
-        decoded = done / (time.monotonic() - start)
-    batch = np.zeros((config.encoders.batch_size, spec.size_px, spec.size_px, 3), np.uint8)
-    backbones.image.encode(batch)
-    start = time.monotonic()
-    for _ in range(ENCODED_BATCHES):
-        backbones.image.encode(batch)
-    encoded = ENCODED_BATCHES * len(batch) / (time.monotonic() - start)
+def time_stages(shards: Path, work: Path, config: RunConfig) -> list[Row]:
+    """Times extraction, and training steps, beside their limits."""
+    extracting = Extracting("Flickr8k", find_shards(shards), config, work)
+    steps = Steps(config, resolve_device(config.encoders.device))
+    rows = [*extracting.rows(rounds=ROUNDS, memory=False), *steps.rows(rounds=ROUNDS)]
+    cells = [row.cells() for row in rows]
     return [
-        ("decoding alone, images/s", f"{decoded:.0f}"),
-        ("image encoder alone, images/s", f"{encoded:.0f}"),
+        (f"{stage} (limit: {limit})", f"{rate}, {share}")
+        for stage, rate, limit, _, share, _ in cells
     ]
-
-
-def time_steps(training: Path, run: Path, config: RunConfig) -> list[Row]:
-    """Times extraction, then a training step after warm-up with each way to the meta gradient."""
-    rows: list[Row] = []
-    for gradient in GRADIENTS:
-        settings = {"meta_gradient": gradient, "epochs": 2, "min_steps": 0}
-        watch = _fit(training, run, with_training(config, settings))
-        if "Extracting" in watch.ticks:
-            rows.append(("extraction, samples/s", f"{watch.rate('Extracting'):.0f}"))
-        step_ms = 1000 / watch.rate("Training", since=0.5)
-        rows.append((f"training step, meta gradient {gradient}, ms", f"{step_ms:.1f}"))
-    return rows
 
 
 def measure_fit(
@@ -157,11 +125,6 @@ def measure_fit(
     return [(f"captions an image: {captions}; {name}", text) for name, text in figures.items()]
 
 
-def with_training(config: RunConfig, settings: Mapping[str, object]) -> RunConfig:
-    """A configuration with other settings of training."""
-    return RunConfig.model_validate(overlay(config.model_dump(), {"train": settings}))
-
-
 def _build(work: Path, asked: Size, captions: int) -> Path:
     plan = TrainingPlan(
         images=asked.images,
@@ -179,10 +142,6 @@ def _fit(training: Path, run: Path, config: RunConfig) -> Stopwatch:
     trusted = training / "trusted.csv"
     fit(training / "shards", meta=trusted, run=run, config=config, reporter=watch)
     return watch
-
-
-def _workers(config: RunConfig) -> int:
-    return config.data.workers if config.data.workers >= 0 else os.cpu_count() or 1
 
 
 def _text(value: float | None, spec: str) -> str:

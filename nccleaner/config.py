@@ -153,8 +153,8 @@ class TrainConfig(_Section):
     )
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto",
-        description="Of the losses; bf16: autocast; auto: bf16 on CUDA, float32 on a CPU. Products "
-        "of float32 round their factors where the hardware is faster so.",
+        description="Of the losses; bf16: autocast; auto: bf16 on CUDA, float32 on a CPU with "
+        "products that round their factors where the hardware is faster so; float32: throughout.",
     )
     log_every: int = Field(50, ge=1, description="Steps between two lines of metrics.jsonl.")
     hard_mismatched: bool = Field(

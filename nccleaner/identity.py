@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 
-_UID = re.compile(r"[0-9a-fA-F]{32}")
+# What a uid is, for `re` and for pyarrow.
+UID_PATTERN = "[0-9a-fA-F]{32}"
+
+_UID = re.compile(UID_PATTERN)
 
 
 def derive_uid(shard: str, key: str) -> str:
@@ -22,9 +25,14 @@ def derive_uid(shard: str, key: str) -> str:
     Returns:
         The first 128 bits of the SHA-256 of `shard/key` in UTF-8: 32 lower-case hex digits.
     """
+    return hash_pair(shard, key).hex()
+
+
+def hash_pair(shard: str, key: str) -> bytes:
+    """Returns the 16 bytes that `derive_uid` writes down."""
     # Names come from tars, where bytes that are no UTF-8 are read as lone surrogates.
     name = f"{shard}/{key}".encode("utf-8", "surrogatepass")
-    return hashlib.sha256(name).hexdigest()[:32]
+    return hashlib.sha256(name).digest()[:16]
 
 
 def is_uid(text: object) -> bool:

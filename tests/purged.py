@@ -26,6 +26,10 @@ SCORES = [
 ]
 
 
+def strings(values: list[str | None]) -> pa.ChunkedArray:
+    return pa.chunked_array([values], pa.string())
+
+
 def scores_of(keys: list[str], status: list[str], shard: str = "00000") -> pa.Table:
     values = pa.array([0.5 if s == OK else None for s in status], pa.float32())
     return pa.table(
@@ -52,6 +56,7 @@ def purge(
     uids: list[str | None] | None = None,
     first_row: int = 0,
     shard: str = "00000",
+    stamp: str = "",
 ) -> tuple[ManifestReport, pa.Table, pa.Table]:
     status = status or [OK] * len(keys)
     report = write_manifest(
@@ -60,9 +65,10 @@ def purge(
         metadata=metadata,
         scores=scores_of(keys, status, shard),
         keep=np.array(keep, bool),
-        reasons=[MISMATCHED if s == OK else s for s in status],
-        uids=uids or [None] * len(keys),
+        reasons=strings([MISMATCHED if s == OK else s for s in status]),
+        uids=strings(uids or [None] * len(keys)),
         first_row=first_row,
+        stamp=stamp,
     )
     (clean / SUMMARY_NAME).write_text("{}")
     kept = pq.read_table(clean / "manifest" / f"{shard}.parquet")

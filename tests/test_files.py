@@ -1,5 +1,7 @@
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -118,3 +120,28 @@ def test_json_has_no_word_for_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         files.write_json({"a": float("nan")}, tmp_path / "a.json")
     assert names(tmp_path) == set()
+
+
+def test_a_folder_that_two_write_at_once_is_that_of_one_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    start = threading.Barrier(2)
+
+    def write(name: str) -> None:
+        for _ in range(100):
+            start.wait(timeout=60)
+            with files.replace_folder(path) as temporary:
+                (temporary / name).touch()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ["one", "two"]))  # raises what they raise
+    assert names(path) in ({"one"}, {"two"})
+    assert names(tmp_path) == {"part"}
+
+
+def test_a_mark_is_there_for_a_while_and_no_leftover(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    with files.mark_folder(folder) as mark:
+        assert files.remove_leftovers(folder) == []
+        assert mark.exists()
+        assert mark.parent == folder
+    assert names(folder) == set()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
+from nccleaner.pipeline.engines import EngineName
 from nccleaner_cli.console import Display
-from nccleaner_cli.errors import exit_codes
+from nccleaner_cli.errors import exit_codes, which_process
 
 _Function = Callable[..., Any]
 _Decorator = Callable[[_Function], _Function]
@@ -62,12 +64,19 @@ def shows_result(function: _Function) -> _Function:
     @functools.wraps(function)
     def command(*, quiet: bool, as_json: bool, debug: bool, **arguments: Any) -> None:
         with exit_codes(debug=debug):
-            display = Display(quiet=quiet, as_json=as_json)
+            display = _open_display(quiet=quiet, as_json=as_json)
             result = function(display, **arguments)
             if as_json:
                 display.json_line(result)
 
     return command
+
+
+def _open_display(*, quiet: bool, as_json: bool) -> Display:
+    """Opens the display; of several processes that torchrun started only the first one speaks."""
+    if which_process() in {None, 0}:
+        return Display(quiet=quiet, as_json=as_json)
+    return Display(stdout=io.StringIO(), stderr=io.StringIO())
 
 
 def run_option(default: Path = DEFAULT_RUN) -> _Decorator:
@@ -87,6 +96,18 @@ def output_option() -> _Decorator:
         "--output",
         type=click.Path(path_type=Path, file_okay=False),
         help="Another folder for scores and results than the run directory.",
+    )
+
+
+def engine_option() -> _Decorator:
+    """`--engine`: this machine, or many."""
+    return click.option(
+        "--engine",
+        type=click.Choice(get_args(EngineName)),
+        default="local",
+        show_default=True,
+        help="Who works on the shards: local, this process; ray, the Ray cluster of RAY_ADDRESS, "
+        "or of this machine.",
     )
 
 

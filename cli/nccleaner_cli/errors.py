@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -40,14 +42,27 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
         _tell("Error", f"{type(error).__name__}: {error}".removesuffix(": "))
         if debug:
             _show_traceback(error)
+        elif os.strerror(errno.ENOSPC) in str(error):  # whichever library wrote
+            _tell("Next", "Make room on the disk, then run again: finished work is not done twice.")
         else:
             _tell("Next", "Run again with --debug to see where; finished work is not done twice.")
         sys.exit(FAILED)
 
 
+def which_process() -> int | None:
+    """Returns which of several processes that torchrun started this one is; None where it is alone.
+
+    The first is 0.
+    """
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
+    return int(os.environ.get("RANK", "0")) if several else None
+
+
 def _tell(label: str, text: str) -> None:
     colors = {"Next": "cyan", "Interrupted": "yellow"}
     start = click.style(f"{label}:", fg=colors.get(label, "red"), bold=True)
+    if which := which_process():
+        start = f"Process {which}: {start}"
     click.echo(f"{start} {one_line(text)}", err=True)
 
 

@@ -151,7 +151,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         values = reader(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}.", "Check the path.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read: {error}.", "Correct the file.") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected sections, found a {type(values).__name__}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ import numpy.typing as npt
 from nccleaner.errors import InputError
 
 T = TypeVar("T")
+
+# Waits for features, [b, width], that an encoder may still be at, and returns them.
+Started: TypeAlias = Callable[[], npt.NDArray[np.float32]]
 
 
 class GrowingArray:
@@ -56,9 +59,12 @@ class GrowingArray:
 class DistinctFeatures(Generic[T]):
     """Encodes each distinct thing once, and appends its features to a `.npy` file.
 
+    A batch's features are waited for when the next batch is started: what gathers batches and what
+    encodes them work side by side where the encoder has a device of its own.
+
     Args:
         file: Where the array goes; empty and seekable.
-        encode: Turns things into features [b, width].
+        start: Starts to turn things into features [b, width].
         width: Length of a feature.
         encoder: Whose features they are, for people.
         batch_size: Things that are encoded at a time.
@@ -71,17 +77,18 @@ class DistinctFeatures(Generic[T]):
         self,
         file: BinaryIO,
         *,
-        encode: Callable[[list[T]], npt.NDArray[np.float32]],
+        start: Callable[[list[T]], Started],
         width: int,
         encoder: str,
         batch_size: int,
     ) -> None:
         self.row_of: dict[str, int] = {}
         self._features = GrowingArray(file, dtype="<f2", row=(width,))
-        self._encode = encode
+        self._start = start
         self._encoder = encoder
         self._batch_size = batch_size
         self._waiting: list[T] = []
+        self._started: tuple[int, Started] | None = None
 
     def add(self, name: str, thing: T) -> None:
         """Has `thing` encoded unless its `name` is known."""
@@ -94,13 +101,23 @@ class DistinctFeatures(Generic[T]):
 
     def finish(self) -> int:
         """Encodes what is waiting, and returns the number of rows of the array."""
-        if self._waiting:
-            self._flush()
+        self._flush()  # starts the last batch
+        self._flush()  # writes it
         return self._features.finish()
 
     def _flush(self) -> None:
-        encoded = self._encode(self._waiting)  # [b, width]
-        assert len(encoded) == len(self._waiting)
+        """Starts the batch that waits, if there is one, and writes what was started before."""
+        before = self._started
+        self._started = None
+        if self._waiting:
+            self._started = len(self._waiting), self._start(self._waiting)
+            self._waiting = []
+        if before is not None:
+            self._write(*before)
+
+    def _write(self, count: int, started: Started) -> None:
+        encoded = started()  # [b, width]
+        assert len(encoded) == count
         with np.errstate(over="ignore"):
             features = encoded.astype("<f2")
         if not np.isfinite(features).all():
@@ -110,4 +127,3 @@ class DistinctFeatures(Generic[T]):
                 "Its weights are damaged or not of this architecture: check where they are from.",
             )
         self._features.append(features)
-        self._waiting.clear()

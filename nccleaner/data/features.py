@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nccleaner.data.decoding import Decoded, DecodePool
-from nccleaner.data.distinct import DistinctFeatures, GrowingArray
+from nccleaner.data.distinct import DistinctFeatures, GrowingArray, Started
 from nccleaner.data.images import ImageRejected, Pixels, shrink
 from nccleaner.data.metadata import texts
 from nccleaner.data.reading import ShardReading
@@ -78,6 +78,9 @@ class ImageEncoder(Protocol):
     def encode(self, images: Pixels) -> npt.NDArray[np.float32]:
         """Encodes [b, size_px, size_px, 3] to [b, width]."""
 
+    def start(self, images: Pixels) -> Started:
+        """Starts what `encode` does; the features are waited for when the result is called."""
+
 
 class TextEncoder(Protocol):
     """What extraction needs of a text encoder; the attributes are those of `ImageEncoder`."""
@@ -101,6 +104,14 @@ class FeaturePart:
 
     folder: Path
     report: ShardReport
+
+    def unread(self) -> FeaturePart:
+        """Returns the part with nothing read of it: what is read then goes when that goes."""
+        return replace(self)
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        """Goes to another process without what was read of it."""
+        return FeaturePart, (self.folder.absolute(), self.report)
 
     @cached_property
     def samples(self) -> pa.Table:
@@ -178,7 +189,7 @@ def read_part(folder: Path, fingerprint: str, *, with_targets: bool = False) -> 
         )
     except (OSError, EOFError, ValueError, LookupError, TypeError, pa.ArrowException):
         return None
-    return part if is_whole and (part.target is not None or not with_targets) else None
+    return part.unread() if is_whole and (part.target is not None or not with_targets) else None
 
 
 def extract_part(
@@ -231,14 +242,14 @@ def extract_part(
                     row=(TARGET_PX, TARGET_PX, 3),
                 )
 
-            def encode(squares: list[Pixels]) -> npt.NDArray[np.float32]:
+            def start(squares: list[Pixels]) -> Started:
                 if targets is not None:
                     targets.append(np.stack([shrink(x, size_px=TARGET_PX) for x in squares]))
-                return image_encoder.encode(np.stack(squares))
+                return image_encoder.start(np.stack(squares))
 
             images: DistinctFeatures[Pixels] = DistinctFeatures(
                 files.enter_context((temporary / "image.npy").open("wb")),
-                encode=encode,
+                start=start,
                 width=image_encoder.width,
                 encoder=image_encoder.name,
                 batch_size=batch_size,
@@ -247,7 +258,7 @@ def extract_part(
             if text_encoder is not None:
                 captions = DistinctFeatures(
                     files.enter_context((temporary / "text.npy").open("wb")),
-                    encode=text_encoder.encode,
+                    start=lambda batch: partial(text_encoder.encode, batch),
                     width=text_encoder.width,
                     encoder=text_encoder.name,
                     batch_size=_CAPTION_BATCH,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nccleaner.encoders.precision import fast_dtype
+from nccleaner.encoders.slices import encode_in_slices
 from nccleaner.encoders.weights import check_sha256, digest_state, load_state
 from nccleaner.errors import InputError, MissingDependencyError, UsageError
 from nccleaner.records import ImageSpec
@@ -57,12 +58,13 @@ class ImageNetwork(nn.Module):
         # Channels last is how the pixels come, and what bfloat16 convolutions want; in float32 it
         # makes no difference on a CPU.
         self.backbone = backbone.to(memory_format=torch.channels_last)
-        self.mean = mean
-        self.std = std
+        self._mean_std = torch.tensor([mean, std])  # in float32 whatever the weights become
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encodes pixels in the type of the weights."""
-        mean, std = pixels.new_tensor([self.mean, self.std], dtype=torch.float32)
+        # Moved once: a copy to a GPU would wait for all that it has been given to do before.
+        self._mean_std = self._mean_std.to(pixels.device)
+        mean, std = self._mean_std
         scaled = (pixels - mean) / std
         images = scaled.permute(0, 3, 1, 2)  # [b, 3, h, w]
         features: Tensor = self.backbone(images.to(next(self.backbone.parameters()).dtype))
@@ -86,6 +88,7 @@ class TorchImageEncoder:
         fingerprint: Changes with whatever changes the features.
         width: As given.
         spec: As given.
+        network: As given, where it runs and in the type that it computes with.
     """
 
     def __init__(
@@ -104,9 +107,8 @@ class TorchImageEncoder:
         self.width = width
         self.spec = spec
         self._device = device
-        self._network = network.to(device=device, dtype=dtype)
+        self.network = network.to(device=device, dtype=dtype)
 
-    @torch.inference_mode()
     def encode(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Encodes images.
 
@@ -116,9 +118,39 @@ class TorchImageEncoder:
         Returns:
             Features [b, width].
         """
-        encoded: Tensor = self._network(torch.tensor(images, device=self._device))
-        features: npt.NDArray[np.float32] = encoded.float().cpu().numpy()
-        return features
+        return self.start(images)()
+
+    @torch.inference_mode()
+    def start(self, images: npt.NDArray[np.uint8]) -> Callable[[], npt.NDArray[np.float32]]:
+        """Starts to encode images, and leaves a GPU to it; a CPU is done when this returns.
+
+        Args:
+            images: RGB, [b, size_px, size_px, 3].
+
+        Returns:
+            What waits for the features, [b, width], and returns them.
+        """
+        kind = torch.device(self._device).type
+        if kind == "cpu":
+            on_cpu: npt.NDArray[np.float32]
+            on_cpu = encode_in_slices(self.network, torch.tensor(images)).float().numpy()
+            return lambda: on_cpu
+        is_gpu = kind == "cuda"
+        # Only from and to pinned memory do copies not wait. PyTorch pins what features are copied
+        # to by itself, and gives no pinned memory away before the copy is done.
+        pixels = torch.tensor(images, pin_memory=is_gpu).to(self._device, non_blocking=is_gpu)
+        encoded: Tensor = self.network(pixels).float().to("cpu", non_blocking=is_gpu)
+        features: npt.NDArray[np.float32] = encoded.numpy()
+        if not is_gpu:
+            return lambda: features
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(self._device))
+
+        def wait() -> npt.NDArray[np.float32]:
+            done.synchronize()
+            return features
+
+        return wait
 
 
 class LoadedNetwork(NamedTuple):
@@ -239,7 +271,26 @@ def _lite0(weights: Path | None) -> tuple[nn.Module, State]:
         return network
 
     network, state = _with_weights(build, load_state(weights), prefix="_fc.", source=weights)
-    return _Lite0(network), state
+    return _Lite0(_without_copies(network)), state
+
+
+def _without_copies(network: nn.Module) -> nn.Module:
+    """Spares EfficientNet-Lite0 copies of its images between two layers: bitwise the same features.
+
+    Convolutions put the zeros around an image themselves, but where TensorFlow's rule wants more of
+    them on one side, and activations change the image that they are given. Saves 13 % of the CPU
+    time in bfloat16, 20 % in float32 (one thread, batches of 16).
+    """
+    for module in network.modules():
+        padding = getattr(module, "static_padding", None)
+        if isinstance(module, nn.Conv2d) and isinstance(padding, nn.ZeroPad2d):
+            left, right, top, bottom = padding.padding
+            if left == right and top == bottom:
+                module.padding = (top, left)
+                module.static_padding = nn.Identity()
+        elif isinstance(module, nn.ReLU6):
+            module.inplace = True
+    return network
 
 
 def _with_weights(

@@ -37,7 +37,8 @@ class CaptionDecoder(nn.Module):
 
         Args:
             parts: Of the captions.
-            tokens: The captions, padded on the right with 0.
+            tokens: The captions, padded on the right with 0. On the CPU, nobody waits for a GPU to
+                say where they end.
 
         Returns:
             Logits of the n tokens of all captions, ends included and padding left out, and the
@@ -46,10 +47,13 @@ class CaptionDecoder(nn.Module):
         previous = F.pad(tokens, (1, 0), value=_PADDING)  # [b, t + 1]
         following = F.pad(tokens, (0, 1), value=_PADDING)  # [b, t + 1]
         said = _is_said(tokens)
-        states, _ = self.gru(self.embedding(previous), self._start(parts))  # [b, t + 1, d]
+        device = parts.semantic.device
+        embedded = self.embedding(previous.to(device, non_blocking=True))
+        states, _ = self.gru(embedded, self._start(parts))  # [b, t + 1, d]
         # The layer over the vocabulary is the dear one: none of it for padding.
-        logits: Tensor = self.out(states[said])
-        return logits, following[said].long()
+        places = said.flatten().nonzero().squeeze(1).to(device, non_blocking=True)  # [n]
+        logits: Tensor = self.out(states.flatten(0, 1)[places])
+        return logits, following[said].long().to(device, non_blocking=True)
 
     @torch.no_grad()
     def write(self, parts: Parts, *, max_tokens: int) -> Int[Tensor, "b {max_tokens}"]:

@@ -69,8 +69,9 @@ class Contrast:
 def _log_odds(
     own: Float[Tensor, "b 1"], others: Float[Tensor, "b r"], same: Tensor
 ) -> Float[Tensor, " b"]:
-    alternatives = ~(same | ((others - own).abs() < _SAME))  # [b, r]
-    logits = ((others - own) * _INVERSE_TEMPERATURE).masked_fill(~alternatives, -inf)
-    count = alternatives.sum(dim=1)
+    nearer = others - own  # [b, r]
+    excluded = same | (nearer.abs() < _SAME)
+    logits = nearer.mul_(_INVERSE_TEMPERATURE).masked_fill_(excluded, -inf)
+    count = others.shape[1] - excluded.sum(dim=1)
     odds: Tensor = count.clamp(min=1).log() - logits.logsumexp(dim=1)
     return odds.where(count > 0, 0.0)

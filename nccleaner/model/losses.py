@@ -1,7 +1,11 @@
 """The losses of the main network and of the meta network.
 
-Every function takes whole batches and returns a scalar; weights, margins and masks come in as
-tensors. Similarities are in [-1, 1] for cosines and in (0, 1) for corrected similarities.
+Every function returns a scalar; weights, margins and masks come in as tensors. Similarities are in
+[-1, 1] for cosines and in (0, 1) for corrected similarities.
+
+A batch may be divided among processes. Each then gives its own rows, b of the n in the batch, and
+says which by `rows`; what is returned is its part of the loss, and the loss the sum of all parts.
+Without `rows` a process has all, b = n.
 """
 
 from __future__ import annotations
@@ -12,58 +16,74 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nccleaner.model.mfsr import Parts
+from nccleaner.model.rows import Rows
 
 
-def modality_loss(image: Parts, text: Parts, *, margin: float) -> Float[Tensor, ""]:
+def modality_loss(
+    image: Parts, text: Parts, *, margin: float, rows: Rows | None = None
+) -> Float[Tensor, ""]:
     """Modality parts gather around their modality's mean, and the two means part.
 
     L_mo = mean‖v_mo − v̄‖² + mean‖l_mo − l̄‖² + max(0, ⟨v̄, l̄⟩ + m); in words in mFSR section 3.2
     [P], in this form ours [O].
     """
-    image_mean = image.modality.mean(dim=0)  # [d]
-    text_mean = text.modality.mean(dim=0)  # [d]
-    spread = (image.modality - image_mean).square().sum(dim=1).mean()
-    spread = spread + (text.modality - text_mean).square().sum(dim=1).mean()
-    return spread + F.relu(image_mean @ text_mean + margin)
+    rows = rows or Rows(len(image.modality))
+    image_mean = rows.mean(image.modality)  # [d]
+    text_mean = rows.mean(text.modality)  # [d]
+    spread = rows.part_of_mean((image.modality - image_mean).square().sum(dim=1))
+    spread = spread + rows.part_of_mean((text.modality - text_mean).square().sum(dim=1))
+    # All processes have the same means: each contributes its share of what these alone decide.
+    return spread + F.relu(image_mean @ text_mean + margin) / rows.size
 
 
-def specific_loss(image: Parts, text: Parts) -> Float[Tensor, ""]:
+def specific_loss(image: Parts, text: Parts, *, rows: Rows | None = None) -> Float[Tensor, ""]:
     """The semantic and the specific part of one input hold different things.
 
     L_sp = mean cos²(v_se, v_sp) + mean cos²(l_se, l_sp). Squared [O]: a plain cosine is minimised
     by the opposite vector, which holds the same information.
     """
-    of_image = (image.semantic * image.specific).sum(dim=1).square().mean()
-    of_text = (text.semantic * text.specific).sum(dim=1).square().mean()
+    rows = rows or Rows(len(image.semantic))
+    of_image = rows.part_of_mean((image.semantic * image.specific).sum(dim=1).square())
+    of_text = rows.part_of_mean((text.semantic * text.specific).sum(dim=1).square())
     return of_image + of_text
 
 
-def no_negatives(image_ids: Int[Tensor, " b"]) -> Bool[Tensor, "b b"]:
-    """Marks the pairs (i, j ≠ i) that show the same image and so are no negatives of each other."""
-    same = image_ids[:, None] == image_ids[None, :]
-    return same & ~torch.eye(len(image_ids), dtype=torch.bool, device=image_ids.device)
+def no_negatives(image_ids: Int[Tensor, " n"], rows: Rows | None = None) -> Bool[Tensor, "b n"]:
+    """Marks the pairs (i, j ≠ i) that show the same image and so are no negatives of each other.
+
+    Args:
+        image_ids: Of the whole batch.
+        rows: Which rows i are wanted; None: all.
+    """
+    rows = rows or Rows(len(image_ids))
+    return (image_ids[rows.own, None] == image_ids) & ~_matched(rows, image_ids.device)
 
 
 def info_nce_loss(
-    cosines: Float[Tensor, "b b"],
+    cosines: Float[Tensor, "b n"],
     *,
     inverse_temperature: Float[Tensor, ""],
-    weights: Float[Tensor, " b"],
-    excluded: Bool[Tensor, "b b"],
+    weights: Float[Tensor, " n"],
+    excluded: Bool[Tensor, "b n"],
+    rows: Rows | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric InfoNCE with a weight for each pair [O].
 
     Args:
         cosines: c_ij of image i with caption j.
         inverse_temperature: Scale of the cosines.
-        weights: In [0, 1], how much pair i is believed; 0 leaves it out as an anchor.
+        weights: In [0, 1], how much each pair of the batch is believed; 0 leaves it out as an
+            anchor.
         excluded: Pairs (i, j) that are no negatives of each other.
+        rows: Which images i these are; the captions j are those of the whole batch.
     """
+    rows = rows or Rows(len(weights))
     logits = (cosines * inverse_temperature).masked_fill(excluded, -torch.inf)
-    target = torch.arange(len(logits), device=logits.device)
+    target = torch.arange(rows.count, device=logits.device)[rows.own]
     to_text = F.cross_entropy(logits, target, reduction="none")  # [b]
-    to_image = F.cross_entropy(logits.T, target, reduction="none")  # [b]
-    return (weights * (to_text + to_image)).sum() / (2 * weights.sum().clamp(min=1.0))
+    to_image = F.cross_entropy(rows.transpose(logits), target, reduction="none")  # [b]
+    believed = 2 * weights.sum().clamp(min=1.0)
+    return (weights[rows.own] * (to_text + to_image)).sum() / believed
 
 
 def adaptive_margin(similarities: Float[Tensor, " b"], *, margin: float) -> Float[Tensor, " b"]:
@@ -77,12 +97,13 @@ def adaptive_margin(similarities: Float[Tensor, " b"], *, margin: float) -> Floa
 
 
 def hinge_loss(
-    similarities: Float[Tensor, "b b"],
+    similarities: Float[Tensor, "b n"],
     *,
     margins: Float[Tensor, " b"],
-    weights: Float[Tensor, " b"],
-    excluded: Bool[Tensor, "b b"],
+    weights: Float[Tensor, " n"],
+    excluded: Bool[Tensor, "b n"],
     hardest: bool,
+    rows: Rows | None = None,
 ) -> Float[Tensor, ""]:
     """The ranking loss of VSE++ and MSCN (equation 8 [P]).
 
@@ -90,32 +111,53 @@ def hinge_loss(
 
     Args:
         similarities: s_ij of image i with caption j.
-        margins: γ_i.
-        weights: In [0, 1], how much pair i is believed.
+        margins: γ_i of own rows.
+        weights: In [0, 1], how much each pair of the batch is believed.
         excluded: Pairs (i, j) that are no negatives of each other.
         hardest: Take the hardest negative; the mean over negatives otherwise (warm-up: training
             from scratch on the hardest collapses under noise).
+        rows: Which images i these are; the captions j are those of the whole batch.
     """
-    matched = similarities.diagonal()  # [b]
-    negatives = ~(excluded | torch.eye(len(matched), dtype=torch.bool, device=matched.device))
+    rows = rows or Rows(len(weights))
+    matched = similarities.diagonal(offset=rows.own.start)  # [b]
+    # Whether two pairs are negatives of each other does not depend on the direction.
+    negatives = ~(excluded | _matched(rows, matched.device))  # [b, n]
     total = similarities.new_zeros(())
-    for scores, usable in ((similarities, negatives), (similarities.T, negatives.T)):
-        violation = F.relu(margins[:, None] + scores - matched[:, None]) * usable  # [b, b]
+    for scores in (similarities, rows.transpose(similarities)):
+        violation = F.relu(margins[:, None] + scores - matched[:, None]) * negatives  # [b, n]
         if hardest:
             per_anchor = violation.amax(dim=1)
         else:
-            per_anchor = violation.sum(dim=1) / usable.sum(dim=1).clamp(min=1)
-        total = total + (weights * per_anchor).sum()
+            per_anchor = violation.sum(dim=1) / negatives.sum(dim=1).clamp(min=1)
+        total = total + (weights[rows.own] * per_anchor).sum()
     return total / weights.sum().clamp(min=1.0)
 
 
 def meta_loss(
-    matched_logits: Float[Tensor, " m"], mismatched_logits: Float[Tensor, " k"]
+    matched_logits: Float[Tensor, " m"],
+    mismatched_logits: Float[Tensor, " k"],
+    *,
+    counts: tuple[int, int | Tensor] | None = None,
+    usable: Bool[Tensor, " k"] | None = None,
 ) -> Float[Tensor, ""]:
     """Binary cross-entropy of corrected similarities on trusted pairs (MSCN equation 5 [P]).
 
     Both groups weigh the same, however many pairs each has.
+
+    Args:
+        matched_logits: Of matched pairs.
+        mismatched_logits: Of mismatched ones.
+        counts: How many of either kind the whole batch has; None: those given.
+        usable: Which of the mismatched pairs count; None: all.
     """
-    of_matched = F.softplus(-matched_logits).mean()
-    of_mismatched = F.softplus(mismatched_logits).mean()
+    matched, mismatched = counts or (len(matched_logits), len(mismatched_logits))
+    each = F.softplus(mismatched_logits)
+    of_matched = F.softplus(-matched_logits).sum() / matched
+    of_mismatched = (each if usable is None else each * usable).sum() / mismatched
     return (of_matched + of_mismatched) / 2
+
+
+def _matched(rows: Rows, device: torch.device) -> Bool[Tensor, "b n"]:
+    """Marks the pairs (i, i)."""
+    every = torch.arange(rows.count, device=device)
+    return every[rows.own, None] == every

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nccleaner.model.rows import Rows
 from nccleaner.model.similarity import SimilarityVector
 
 
@@ -52,13 +53,22 @@ class Separation(nn.Module):
             specific=F.normalize(specific, dim=-1),
         )
 
+    def semantic(self, joint: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        """Returns the semantic part alone, for a third of the last layer's cost."""
+        last, width = self.mlp[-1], joint.shape[-1]
+        assert isinstance(last, nn.Linear)
+        hidden = self.mlp[:-1](joint)
+        mine = slice(width, 2 * width)
+        return F.normalize(joint + F.linear(hidden, last.weight[mine], last.bias[mine]), dim=-1)
+
 
 class MainNet(nn.Module):
     """The retrieval network (`main_net`): two towers, two separations, similarity vectors.
 
     Args:
-        image_tower: Module from what is stored of an image to [b, d].
-        text_tower: Module from what is stored of a caption to [b, d].
+        image_tower: Module from what is stored of images, and the `Rows` of the batch that they
+            are, to [b, d].
+        text_tower: Likewise, of captions.
         joint_width: Width d of the joint space.
         similarity_width: Width s of a similarity vector.
         temperature: Start of InfoNCE's learned temperature.
@@ -83,19 +93,35 @@ class MainNet(nn.Module):
         )
         self.log_inverse_temperature = nn.Parameter(torch.tensor(1.0 / temperature).log())
 
-    def forward(self, images: Tensor, texts: Tensor) -> tuple[Parts, Parts]:
-        """Separates a batch of images and a batch of captions, which may differ in length."""
-        return self.separate_images(images), self.separate_texts(texts)
+    def forward(
+        self, images: Tensor, texts: Tensor, rows: Rows | None = None
+    ) -> tuple[Parts, Parts]:
+        """Separates a batch of images and a batch of captions, which may differ in length.
 
-    def separate_images(self, images: Tensor) -> Parts:
+        Args:
+            images: [b, ...] as `image_tower` takes them.
+            texts: [c, ...] as `text_tower` takes them.
+            rows: Which rows of the batch these are, where other processes have others; None: all.
+        """
+        return self.separate_images(images, rows), self.separate_texts(texts, rows)
+
+    def separate_images(self, images: Tensor, rows: Rows | None = None) -> Parts:
         """Returns the parts of images, [b, ...] as `image_tower` takes them."""
-        parts: Parts = self.image_separation(self.image_tower(images))
+        parts: Parts = self.image_separation(self.image_tower(images, rows))
         return parts
 
-    def separate_texts(self, texts: Tensor) -> Parts:
+    def separate_texts(self, texts: Tensor, rows: Rows | None = None) -> Parts:
         """Returns the parts of captions, [b, ...] as `text_tower` takes them."""
-        parts: Parts = self.text_separation(self.text_tower(texts))
+        parts: Parts = self.text_separation(self.text_tower(texts, rows))
         return parts
+
+    def semantic_images(self, images: Tensor) -> Float[Tensor, "b d"]:
+        """Returns the semantic parts of images, as `separate_images` would."""
+        return self.image_separation.semantic(self.image_tower(images))
+
+    def semantic_texts(self, texts: Tensor) -> Float[Tensor, "b d"]:
+        """Returns the semantic parts of captions, as `separate_texts` would."""
+        return self.text_separation.semantic(self.text_tower(texts))
 
     @property
     def inverse_temperature(self) -> Float[Tensor, ""]:

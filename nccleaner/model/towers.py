@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from nccleaner.model.rows import Rows
 
 
 class FeatureTower(nn.Module):
@@ -27,13 +30,23 @@ class FeatureTower(nn.Module):
         # Frozen encoders differ in scale by orders of magnitude; the norm makes one learning rate
         # fit them all.
         self.norm = nn.LayerNorm(feature_width, elementwise_affine=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.linear = nn.Linear(feature_width, joint_width)
 
-    def forward(self, features: Float[Tensor, "b columns"]) -> Float[Tensor, "b d"]:
-        """Maps features, kept in float16, to the joint space."""
+    def forward(
+        self, features: Float[Tensor, "b columns"], rows: Rows | None = None
+    ) -> Float[Tensor, "b d"]:
+        """Maps features, kept in float16, to the joint space.
+
+        Args:
+            features: What is stored of the images or captions of a batch.
+            rows: Which rows of the batch these are; None: all.
+        """
         mine = features[:, self.first : self.first + self.linear.in_features]  # [b, f]
-        out: Tensor = self.linear(self.dropout(self.norm(mine.to(self.linear.weight.dtype))))
+        normed = self.norm(mine.to(self.linear.weight.dtype))
+        if self.training:
+            normed = (rows or Rows(len(normed))).dropout(normed, share=self.dropout)
+        out: Tensor = self.linear(normed)
         return out
 
 
@@ -69,10 +82,21 @@ class GRUTower(nn.Module):
             dropout=dropout if layers > 1 else 0.0,
         )
 
-    def forward(self, tokens: Int[Tensor, "b t"]) -> Float[Tensor, "b d"]:
-        """Maps token ids to the joint space."""
+    def forward(
+        self,
+        tokens: Int[Tensor, "b t"],
+        rows: Rows | None = None,  # noqa: ARG002
+    ) -> Float[Tensor, "b d"]:
+        """Maps token ids to the joint space.
+
+        Args:
+            tokens: Of the captions of a batch.
+            rows: Which rows of the batch these are. Dropout between layers is drawn for these
+                alone, inside the GRU.
+        """
         lengths = (tokens != 0).sum(dim=1).clamp(min=1)
         states, _ = self.gru(self.embedding(tokens))  # [b, t, d]
         # The GRU only looks back, so padding on the right cannot reach the last valid state.
-        last: Tensor = states[range(len(tokens)), lengths - 1]  # [b, d]
+        every = torch.arange(len(tokens), device=tokens.device)
+        last: Tensor = states[every, lengths - 1]  # [b, d]
         return last

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import starmap
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -26,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nccleaner.errors import InputError, RunError
-from nccleaner.identity import derive_uid
+from nccleaner.identity import hash_pair
 from nccleaner.output.manifests import manifest_paths, read_manifest, read_manifests
 from nccleaner.output.summary import SUMMARY_NAME
 from nccleaner.output.uids import to_numbers, write_sorted
@@ -63,7 +64,7 @@ class KeepSet:
         path = clean / f"keepset-{self._version}.npy"
         if not path.exists():
             _write(clean, path)
-        self._hashes: npt.NDArray[np.void] = np.load(path, mmap_mode="r")  # [pairs], sorted
+        self._hashes = _read(path)  # [pairs], sorted
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -100,8 +101,7 @@ class KeepSet:
         Returns:
             A mask [n].
         """
-        names = zip(_strings(shards), _strings(keys), strict=True)
-        hashes = to_numbers([derive_uid(shard, key) for shard, key in names])
+        hashes = _hash(_strings(shards), _strings(keys))
         if not len(self._hashes):
             return np.zeros(len(hashes), bool)
         places = np.searchsorted(self._hashes, hashes)
@@ -155,10 +155,9 @@ def _version(manifests: Sequence[Path]) -> str:
 
 
 def _write(clean: Path, path: Path) -> None:
-    batches = read_manifests(clean, ["shard", "key"])
     hashes = (
-        to_numbers([derive_uid(row["shard"], row["key"]) for row in batch.to_pylist()])
-        for batch in batches
+        _hash(batch["shard"].to_pylist(), batch["key"].to_pylist())
+        for batch in read_manifests(clean, ["shard", "key"])
     )
     try:
         write_sorted(hashes, path)
@@ -168,6 +167,18 @@ def _write(clean: Path, path: Path) -> None:
         raise RunError(
             f"Cannot write {path}: {error}.", "Make a KeepSet once where the run can be written."
         ) from error
+
+
+def _read(path: Path) -> npt.NDArray[np.void]:
+    try:
+        hashes: npt.NDArray[np.void] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged: {error}", "Remove it: it is made anew.") from error
+    return hashes
+
+
+def _hash(shards: Iterable[str], keys: Iterable[str]) -> npt.NDArray[np.void]:
+    return to_numbers(b"".join(starmap(hash_pair, zip(shards, keys, strict=True))))
 
 
 def _name(sample: Mapping[str, object]) -> tuple[str, str]:

@@ -7,16 +7,18 @@ every sample exactly once, in the order of the shard.
 A shard's own columns keep their names, types and places; the columns of nccleaner follow. Where a
 name is taken (img2dataset has a `status` of its own, LAION a `similarity`), the column of
 nccleaner is called `nccleaner_<name>`, and the schema of the file remembers it, so that
-`read_manifests` finds it.
+`read_manifests` finds it. It also remembers the stamp of what decided its content: files that would
+come out the same need not be written again.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +28,7 @@ import pyarrow.parquet as pq
 
 from nccleaner.errors import RunError
 from nccleaner.files import PARQUET_OPTIONS, replace_file
-from nccleaner.identity import derive_uid, is_uid
+from nccleaner.identity import UID_PATTERN, derive_uid
 from nccleaner.records import OK
 
 MANIFEST_FOLDER = "manifest"
@@ -36,6 +38,8 @@ REJECTED_FOLDER = "rejected"
 _NAMING_COLUMNS = ("shard", "key", "uid")
 # Where the schema keeps what our columns are called in this file: JSON, ours -> as written.
 _NAMES_KEY = b"nccleaner"
+# Where the schema keeps the stamp, and what became of the shard as JSON.
+_STAMP_KEY, _REPORT_KEY = b"nccleaner.stamp", b"nccleaner.report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,18 @@ class ManifestReport:
     derived_uids: int
 
 
+class Written(NamedTuple):
+    """What is there of a shard.
+
+    Attributes:
+        stamp: Of what decided the content of both files.
+        report: What became of the shard.
+    """
+
+    stamp: str
+    report: ManifestReport
+
+
 def write_manifest(
     clean: Path,
     *,
@@ -64,9 +80,10 @@ def write_manifest(
     metadata: pa.Table,
     scores: pa.Table,
     keep: npt.NDArray[np.bool_],
-    reasons: Sequence[str],
-    uids: Sequence[str | None],
+    reasons: pa.ChunkedArray,
+    uids: pa.ChunkedArray,
     first_row: int,
+    stamp: str,
 ) -> ManifestReport:
     """Writes one shard's manifest and rejects.
 
@@ -80,9 +97,10 @@ def write_manifest(
         metadata: The shard's own columns, n rows.
         scores: The score columns, n rows; `shard`, `key` and `status` are among them.
         keep: Which samples are kept, n values. Only pairs can be kept.
-        reasons: Why a sample is not kept, n values; those of kept samples are not looked at.
-        uids: The uids of the samples, n values. One that is no uid is replaced by a derived one.
+        reasons: Why a sample is not kept, n strings; those of kept samples are not looked at.
+        uids: The uids of the samples, n strings. One that is no uid is replaced by a derived one.
         first_row: Row of the shard's first kept pair in the FAISS indexes.
+        stamp: Differs wherever any of the others does.
 
     Returns:
         What was kept, dropped, renamed and derived.
@@ -91,42 +109,67 @@ def write_manifest(
         RunError: Metadata, scores and uids are not about the same samples.
     """
     _check_same_samples(shard, metadata, scores, uids)
-    keys = scores["key"].to_pylist()
-    uids = [
-        uid if is_uid(uid) else derive_uid(shard, key) for uid, key in zip(uids, keys, strict=True)
-    ]
-    rows = np.full(len(keys), -1, np.int64)
+    uids = _whole_uids(shard, scores["key"], uids)
+    rows = np.full(len(keep), -1, np.int64)
     rows[keep] = first_row + np.arange(np.count_nonzero(keep))
     ours = {
-        "uid": pa.chunked_array([pa.array(uids, pa.string())]),
+        "uid": uids,
         **{name: scores[name] for name in scores.column_names},
         "row": pa.chunked_array([pa.array(rows, mask=~keep)]),
     }
     table, names = _add_columns(metadata.replace_schema_metadata(None), ours)
     kept = table.filter(pa.array(keep))
-    dropped = [reason for reason, is_kept in zip(reasons, keep, strict=True) if not is_kept]
-    rejected, reject_names = _add_columns(
-        table.filter(pa.array(~keep)),
-        {"reason": pa.chunked_array([pa.array(dropped, pa.string())])},
-    )
+    dropped = reasons.filter(pa.array(~keep))
+    rejected, reject_names = _add_columns(table.filter(pa.array(~keep)), {"reason": dropped})
     _check_partition(scores, keep, kept, dropped)
 
-    manifest_path = clean / MANIFEST_FOLDER / f"{shard}.parquet"
-    rejected_path = clean / REJECTED_FOLDER / f"{shard}.parquet"
-    # Left in reverse order: the rejects get their name first.
-    with replace_file(manifest_path) as manifest_file, replace_file(rejected_path) as rejected_file:
-        _write(kept, manifest_file, names)
-        _write(rejected, rejected_file, names | reject_names)
-        manifest_path.unlink(missing_ok=True)
-
-    own_uids = metadata["uid"].to_pylist() if "uid" in metadata.column_names else [None] * len(uids)
-    return ManifestReport(
+    report = ManifestReport(
         shard=shard,
         kept=kept.num_rows,
-        dropped=dict(Counter(dropped)),
+        dropped={count["values"]: count["counts"] for count in dropped.value_counts().to_pylist()},
         renamed={n: written for n, written in (names | reject_names).items() if n != written},
-        derived_uids=sum(own != uid for own, uid in zip(own_uids, uids, strict=True)),
+        derived_uids=len(uids) - _count_equal(metadata, "uid", uids),
     )
+    written = Written(stamp, report)
+    manifest_path, rejected_path = _paths(clean, shard)
+    # Left in reverse order: the rejects get their name first.
+    with replace_file(manifest_path) as manifest_file, replace_file(rejected_path) as rejected_file:
+        with ThreadPoolExecutor(1) as beside:  # most of the time of a purge is compression
+            rejecting = beside.submit(
+                _write, rejected, rejected_file, names | reject_names, written
+            )
+            _write(kept, manifest_file, names, written)
+            rejecting.result()
+        manifest_path.unlink(missing_ok=True)
+    return report
+
+
+def read_written(clean: Path, shard: str) -> Written | None:
+    """Tells what is there of a shard; None unless both of its files are, and belong together."""
+    found = []
+    for path in _paths(clean, shard):
+        try:
+            notes = pq.read_schema(path).metadata or {}
+        except (OSError, pa.ArrowException):
+            return None
+        if _STAMP_KEY not in notes:
+            return None
+        found.append((notes[_STAMP_KEY].decode(), notes[_REPORT_KEY]))
+    if found[0] != found[1]:
+        return None
+    stamp, report = found[0]
+    return Written(stamp, ManifestReport(**json.loads(report)))
+
+
+def paths_of_others(clean: Path, shards: Collection[str]) -> list[Path]:
+    """Lists the manifests and rejects in `clean` of all shards but these."""
+    known = {path for shard in shards for path in _paths(clean, shard)}
+    return [
+        path
+        for folder in (MANIFEST_FOLDER, REJECTED_FOLDER)
+        for path in (clean / folder).glob("*.parquet")
+        if path not in known
+    ]
 
 
 def manifest_paths(clean: Path) -> list[Path]:
@@ -202,6 +245,26 @@ def read_outcomes(clean: Path, shard: str, columns: Sequence[str]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="default")
 
 
+def _whole_uids(shard: str, keys: pa.ChunkedArray, uids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Derives those that are none."""
+    is_uid = pc.match_substring_regex(uids, f"^{UID_PATTERN}$").fill_null(False)
+    if pc.all(is_uid, min_count=0).as_py():
+        return uids
+    places = np.flatnonzero(~is_uid.to_numpy())
+    whole = uids.to_numpy().copy()
+    whole[places] = [derive_uid(shard, key) for key in keys.take(places).to_pylist()]
+    return pa.chunked_array([pa.array(whole, pa.string())])
+
+
+def _count_equal(table: pa.Table, name: str, column: pa.ChunkedArray) -> int:
+    """Counts the samples of which the table's own column, where it has one, says the same."""
+    try:
+        equal = pc.equal(table[name].cast(pa.string()), column)
+    except (KeyError, pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return 0
+    return pc.sum(equal, min_count=0).as_py() or 0
+
+
 def _add_columns(
     table: pa.Table, ours: Mapping[str, pa.ChunkedArray]
 ) -> tuple[pa.Table, dict[str, str]]:
@@ -241,8 +304,17 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return name
 
 
-def _write(table: pa.Table, path: Path, names: Mapping[str, str]) -> None:
-    schema_metadata = {_NAMES_KEY: json.dumps(names).encode()}
+def _paths(clean: Path, shard: str) -> tuple[Path, Path]:
+    name = f"{shard}.parquet"
+    return clean / MANIFEST_FOLDER / name, clean / REJECTED_FOLDER / name
+
+
+def _write(table: pa.Table, path: Path, names: Mapping[str, str], written: Written) -> None:
+    schema_metadata = {
+        _NAMES_KEY: json.dumps(names).encode(),
+        _STAMP_KEY: written.stamp.encode(),
+        _REPORT_KEY: json.dumps(asdict(written.report)).encode(),
+    }
     pq.write_table(table.replace_schema_metadata(schema_metadata), path, **PARQUET_OPTIONS)
 
 
@@ -261,7 +333,7 @@ def names_in(path: Path, schema: pa.Schema) -> dict[str, str]:
 
 
 def _check_same_samples(
-    shard: str, metadata: pa.Table, scores: pa.Table, uids: Sequence[str | None]
+    shard: str, metadata: pa.Table, scores: pa.Table, uids: pa.ChunkedArray
 ) -> None:
     """Raises RunError unless the three tell of the same number of samples, all of `shard`."""
     counts = {"scores": scores.num_rows, "metadata": metadata.num_rows, "uids": len(uids)}
@@ -280,13 +352,15 @@ def _check_same_samples(
 
 
 def _check_partition(
-    scores: pa.Table, keep: npt.NDArray[np.bool_], kept: pa.Table, dropped: Sequence[str]
+    scores: pa.Table, keep: npt.NDArray[np.bool_], kept: pa.Table, dropped: pa.ChunkedArray
 ) -> None:
     """Asserts that every sample is kept or dropped with a reason, and that only pairs are kept."""
     mask = pa.array(keep)
     kept_keys = scores["key"].filter(mask)
     assert kept.num_rows + len(dropped) == scores.num_rows, "a sample is lost"
-    assert not {OK, "", None} & set(dropped), "a sample is dropped without a reason"
+    assert not {OK, "", None} & set(dropped.unique().to_pylist()), (
+        "a sample is dropped without a reason"
+    )
     assert pc.all(pc.equal(scores["status"].filter(mask), OK), min_count=0).as_py(), (
         "a reject is kept"
     )

@@ -41,14 +41,15 @@ def write_uids(clean: Path) -> int:
     """
     batches = read_manifests(clean, ["uid"])
     return write_sorted(
-        (to_numbers(batch["uid"].to_pylist()) for batch in batches), clean / "uids.npy"
+        (to_numbers(bytes.fromhex("".join(batch["uid"].to_pylist()))) for batch in batches),
+        clean / "uids.npy",
     )
 
 
-def to_numbers(uids: Sequence[str]) -> npt.NDArray[np.void]:
-    """Turns n uids of 32 hex digits into an array [n] of `UID_DTYPE`."""
-    halves = np.frombuffer(bytes.fromhex("".join(uids)), ">u8").reshape(-1, 2)  # [n, 2]
-    numbers = np.empty(len(uids), UID_DTYPE)
+def to_numbers(uids: bytes) -> npt.NDArray[np.void]:
+    """Turns n uids, 16 bytes each, into an array [n] of `UID_DTYPE`."""
+    halves = np.frombuffer(uids, ">u8").reshape(-1, 2)  # [n, 2]
+    numbers = np.empty(len(halves), UID_DTYPE)
     numbers["f0"], numbers["f1"] = halves.T
     return numbers
 
@@ -81,9 +82,11 @@ def write_sorted(blocks: Iterable[npt.NDArray[np.void]], path: Path) -> int:
 
 
 def _distribute(block: npt.NDArray[np.void], parts: Sequence[IO[bytes]]) -> None:
-    part_of = block["f0"] >> np.uint64(64 - (_PARTS - 1).bit_length())
-    for number in np.unique(part_of):
-        parts[number].write(block[part_of == number].tobytes())
+    part_of = (block["f0"] >> np.uint64(64 - (_PARTS - 1).bit_length())).astype(np.uint8)
+    block = block[np.argsort(part_of, kind="stable")]
+    starts = np.cumsum(np.bincount(part_of, minlength=_PARTS))[:-1]
+    for part, numbers in zip(parts, np.split(block, starts), strict=True):
+        part.write(numbers.tobytes())
 
 
 def _sort_part(part: IO[bytes]) -> int:

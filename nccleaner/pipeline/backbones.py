@@ -34,7 +34,7 @@ class Backbones:
 
     def __reduce__(self) -> tuple[type[Backbones], tuple[object, ...]]:
         """Goes to another process as what it is to load there."""
-        return Backbones, (self.config, self.fine_tuned)
+        return Backbones, (self.config, self.fine_tuned and self.fine_tuned.absolute())
 
     @cached_property
     def device(self) -> str:
@@ -44,7 +44,7 @@ class Backbones:
     @cached_property
     def image(self) -> ImageEncoder:
         """The image encoder."""
-        from nccleaner.encoders.allocator import keep_freed_memory
+        from nccleaner.allocator import keep_freed_memory
         from nccleaner.encoders.finetuned import load_fine_tuned
         from nccleaner.encoders.images import load_image_encoder
 

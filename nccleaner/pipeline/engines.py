@@ -8,9 +8,15 @@ wherever items are done.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol, TypeAlias, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, TypeVar, get_args
+
+from nccleaner.errors import MissingDependencyError, UsageError
+
+EngineName = Literal["local", "ray"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,7 +29,21 @@ Work: TypeAlias = Callable[[Item, Advance], Result]
 
 
 class Job(Protocol[Item_contra, Result_co]):
-    """Work to be done on items. It is sent to other processes: small, and picklable."""
+    """Work to be done on items. Job and items are sent to other processes: small, and picklable."""
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        """Where it reads and writes beside the shards, absolute; the same folders everywhere."""
+        ...
+
+    @property
+    def device(self) -> str | None:
+        """Where its networks run, as configured: `auto`, `cpu`, `cuda`; None: it has none."""
+        ...
+
+    def name(self, item: Item_contra) -> str:
+        """What people call an item: `shard 00012`."""
+        ...
 
     def open(self) -> AbstractContextManager[Work[Item_contra, Result_co]]:
         """Opens what all items need; what it gives does one item."""
@@ -38,6 +58,8 @@ class Engine(Protocol):
     ) -> Iterator[Result]:
         """Does all items; yields their results in the order of the items.
 
+        What killed runs left half-written in the folders of the job is cleared.
+
         Raises:
             NccleanerError: As the work raised it. Items that are done stay done.
         """
@@ -51,7 +73,42 @@ class LocalEngine:
         self, job: Job[Item, Result], items: Sequence[Item], advance: Advance
     ) -> Iterator[Result]:
         """Does all items."""
+        from nccleaner.files import remove_leftovers
+
+        for folder in job.folders:
+            remove_leftovers(folder)
         if items:
             with job.open() as work:
                 for item in items:
                     yield work(item, advance)
+
+
+@contextmanager
+def open_engine(name: EngineName) -> Iterator[Engine]:
+    """Opens an engine; on leaving, what it started ends.
+
+    Args:
+        name: `local`, this process; or `ray`, a cluster.
+
+    Raises:
+        UsageError: There is no such engine.
+        MissingDependencyError: Ray is not installed.
+    """
+    if name not in get_args(EngineName):
+        raise UsageError(
+            f"There is no engine {name!r}.", f"Use one of {', '.join(get_args(EngineName))}."
+        )
+    if name == "local":
+        yield LocalEngine()
+        return
+    # Read when Ray is loaded. Without it Ray tells of actors that die on standard output.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
+    try:
+        from nccleaner.pipeline.ray_engine import RayEngine
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"The engine ray needs a package that is not installed: {error.name}.",
+            "Install it: pip install 'nccleaner[ray]'",
+        ) from error
+    with RayEngine() as engine:
+        yield engine

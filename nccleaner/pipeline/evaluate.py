@@ -24,7 +24,7 @@ from nccleaner.pipeline.results import EvaluateResult
 from nccleaner.pipeline.score import Scoring
 from nccleaner.pipeline.scored import features_of, is_pair, pairs_of
 from nccleaner.pipeline.workspace import read_checkpoint
-from nccleaner.records import OK
+from nccleaner.records import OK, Shard
 
 _Floats = npt.NDArray[np.float32]
 
@@ -57,7 +57,7 @@ def evaluate(
         UsageError: Neither shards nor truth, or folds of no shards.
         InputError: More folds than images, or the truth cannot be read, or knows none of the scored
             pairs.
-        RunError: No finished fit.
+        RunError: No finished fit, or another process is at work there.
     """
     if shards is None and truth is None:
         raise UsageError(
@@ -70,16 +70,18 @@ def evaluate(
     reporter = reporter or SilentReporter()
     scoring = Scoring.open(run, output)
     retrieval, in_folds = None, None
-    if shards is not None:
-        embedded = _embed_clean(scoring, shards, reporter)
-        retrieval = retrieval_metrics(*embedded)
-        in_folds = mean_over_folds(*embedded, folds=folds) if folds > 1 else None
-    detection = None if truth is None else _detection(scoring, Path(truth), reporter)
+    clean = [] if shards is None else find_shards(shards)
+    with scoring.occupied(clean):
+        if clean:
+            embedded = _embed_clean(scoring, clean, reporter)
+            retrieval = retrieval_metrics(*embedded)
+            in_folds = mean_over_folds(*embedded, folds=folds) if folds > 1 else None
+        detection = None if truth is None else _detection(scoring, Path(truth), reporter)
     return EvaluateResult(retrieval, in_folds, detection)
 
 
 def _embed_clean(
-    scoring: Scoring, shards: str | Path | Sequence[str | Path], reporter: Reporter
+    scoring: Scoring, shards: Sequence[Shard], reporter: Reporter
 ) -> tuple[_Floats, _Floats, npt.NDArray[np.int64]]:
     """Embeds each image once and each caption, and tells the row of each caption's image.
 
@@ -94,7 +96,7 @@ def _embed_clean(
         store.text_encoder,
     )
     images, texts, digests = [], [], []
-    for part in clean.parts(find_shards(shards), reporter):
+    for part in clean.parts(shards, reporter):
         of_images, of_texts = _embed(scoring, part)
         images.append(of_images)
         texts.append(of_texts)

@@ -5,19 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from nccleaner.data.locations import refuse_inside_input
 from nccleaner.errors import InputError, RunError, UsageError
 from nccleaner.files import claim_folder, replace_file
-from nccleaner.output.exports.formats import SAMPLES_PER_SHARD, ExportFormat
-from nccleaner.output.exports.kept import KeptPairs
-from nccleaner.output.exports.openclip import write_table_and_images
-from nccleaner.output.exports.webdataset import write_webdataset
+from nccleaner.output.exports.formats import (
+    SAMPLES_PER_SHARD,
+    ExportFormat,
+    Portioned,
+    portion_names,
+)
+from nccleaner.output.exports.kept import KeptPairs, KeptPortions
+from nccleaner.output.exports.openclip import ImageFolders
+from nccleaner.output.exports.webdataset import TarFolder
 from nccleaner.output.summary import Summary, read_summary
 from nccleaner.pipeline.backbones import limits_of
+from nccleaner.pipeline.engines import Advance, Engine, EngineName, Work, open_engine
+from nccleaner.pipeline.occupied import occupied
 from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.results import ExportResult
 from nccleaner.pipeline.workspace import RunDescription, Workspace, known_shards
@@ -35,6 +44,7 @@ def export(
     format: ExportFormat = "webdataset",  # noqa: A002 - the word that users know it by
     samples_per_shard: int = SAMPLES_PER_SHARD,
     output: str | Path | None = None,
+    engine: EngineName = "local",
     reporter: Reporter | None = None,
 ) -> ExportResult:
     """Writes the kept pairs for the next training run; the same purge gives the same bytes.
@@ -48,11 +58,13 @@ def export(
             (embeddings) or `datacomp` (`uids.npy`).
         samples_per_shard: Pairs in a tar, or in a folder of images; the other formats have none.
         output: Results of another data set; None for the run directory.
+        engine: `local`, or `ray` for a cluster.
         reporter: Hears of progress.
 
     Raises:
-        UsageError: No such format, a number below 1, or `out` among the shards.
-        RunError: Nothing was purged yet, or what was is no longer whole.
+        UsageError: No such format or engine, a number below 1, or `out` among the shards.
+        RunError: Nothing was purged yet, what was is no longer whole, or another process is at work
+            in `out`.
         InputError: Nothing was kept, or `out` holds something else.
         ShardError: A shard has changed since it was purged, or its storage failed.
     """
@@ -67,17 +79,24 @@ def export(
     pairs = purged.pairs
     refuse_inside_input([kept.shard for kept in pairs.shards], out)
     claim_folder(out, _ARGUMENTS, _describe(pairs, format, samples_per_shard))
-    if format == "datacomp":
-        parts = _copy_uids(purged, out)
-    elif format == "clip-retrieval":
-        from nccleaner.pipeline.embedding import write_embeddings
-        from nccleaner.pipeline.score import Scoring
+    with occupied(out):
+        if format == "datacomp":
+            parts = _copy_uids(purged, out)
+        elif format == "clip-retrieval":
+            from nccleaner.pipeline.embedding import write_embeddings
+            from nccleaner.pipeline.score import Scoring
 
-        parts = write_embeddings(Scoring.open(run, output), pairs, out, reporter)
-    else:
-        write = write_webdataset if format == "webdataset" else write_table_and_images
-        with reporter.stage(f"Writing {format}", len(pairs), "pairs") as advance:
-            parts = write(pairs, out, samples_per_shard=samples_per_shard, progress=advance)
+            with open_engine(engine) as opened:
+                scoring = Scoring.open(run, output, opened)
+                parts = write_embeddings(scoring, pairs, out.absolute(), reporter)
+        else:
+            folder = (
+                TarFolder(out.absolute()) if format == "webdataset" else ImageFolders(out.resolve())
+            )
+            with open_engine(engine) as opened:
+                parts = write_portions(
+                    folder, pairs, samples_per_shard, engine=opened, reporter=reporter
+                )
     return ExportResult(
         folder=out,
         format=format,
@@ -86,6 +105,83 @@ def export(
         derived_uids=purged.summary.derived_uids,
         seconds=time.monotonic() - start,
     )
+
+
+def write_portions(
+    folder: Portioned, pairs: KeptPairs, size: int, *, engine: Engine, reporter: Reporter
+) -> int:
+    """Writes all pairs; portions that are there already stay.
+
+    Args:
+        folder: Where, and in which format.
+        pairs: What to write.
+        size: Pairs in each portion but the last.
+        engine: Does the work.
+        reporter: Hears of progress.
+
+    Returns:
+        The number of portions.
+
+    Raises:
+        ShardError: A shard has changed since it was purged, or its storage failed.
+    """
+    job = _WritingOfPortions(folder, pairs, size)
+    names = portion_names(len(pairs), size)
+    todo = [_Portion(n, name) for n, name in enumerate(names) if not folder.has(name)]
+    left = sum(min(size, len(pairs) - portion.number * size) for portion in todo)
+    with reporter.stage(f"Writing {folder.format}", len(pairs), "pairs") as advance:
+        advance(len(pairs) - left)
+        for _ in engine.run(job, todo, advance):
+            pass
+    folder.finish(names, pairs)
+    return len(names)
+
+
+class _Portion(NamedTuple):
+    """A portion of an export, by its number, from 0, and its name."""
+
+    number: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _WritingOfPortions:
+    """Writes a portion.
+
+    Attributes:
+        folder: Where, and in which format.
+        pairs: All that are exported.
+        size: Pairs in each portion but the last.
+    """
+
+    folder: Portioned
+    pairs: KeptPairs
+    size: int
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The manifests, and where portions appear."""
+        return self.pairs.shards[0].manifest.parent, self.folder.portions
+
+    @property
+    def device(self) -> None:
+        """It has no networks."""
+
+    def name(self, item: _Portion) -> str:
+        """Names a portion."""
+        return f"portion {item.name} of the export"
+
+    @contextmanager
+    def open(self) -> Iterator[Work[_Portion, None]]:
+        """Begins to read."""
+        portions = KeptPortions(self.pairs, size=self.size)
+        digits = len(str(self.size - 1))
+
+        def write(portion: _Portion, advance: Advance) -> None:
+            pairs = portions.read(portion.number)
+            self.folder.write(portion.name, pairs, digits=digits, progress=advance)
+
+        yield write
 
 
 @dataclass(frozen=True)
@@ -110,7 +206,7 @@ class _Purged:
         description = RunDescription.read(workspace.description)
         summary = read_summary(target.summary)
         pairs = KeptPairs(
-            target.clean,
+            target.clean.absolute(),
             shards=known_shards(workspace, target, description),
             limits=limits_of(description.config.data),
         )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nccleaner.config import DataConfig
 from nccleaner.data.features import FeaturePart, extract_part, part_fingerprint, read_part
 from nccleaner.data.locations import check_unchanged
 from nccleaner.errors import ShardError
-from nccleaner.files import remove_leftovers
 from nccleaner.pipeline.backbones import Backbones, limits_of
 from nccleaner.pipeline.engines import Advance, Engine, LocalEngine, Work
 from nccleaner.pipeline.reporter import Reporter, shard_count
@@ -72,11 +70,10 @@ class FeatureStore:
     def _extract(self, shards: Sequence[Shard], reporter: Reporter) -> list[FeaturePart]:
         if not shards:
             return []
-        if self.root.exists():
-            remove_leftovers(self.root)
+        job = _Extraction(replace(self, root=self.root.absolute()))
         title = f"Extracting features from {shard_count(shards)}"
         with reporter.stage(title, None, "samples") as advance:
-            return list(self.engine.run(_Extraction(self), shards, advance))
+            return list(self.engine.run(job, shards, advance))
 
     def _check(self, report: ShardReport) -> None:
         if report.problem and self.data.on_bad_shard == "fail":
@@ -96,15 +93,31 @@ class _Extraction:
 
     store: FeatureStore
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The feature cache."""
+        return (self.store.root,)
+
+    @property
+    def device(self) -> str:
+        """Of the encoders."""
+        return self.store.backbones.config.device
+
+    def name(self, item: Shard) -> str:
+        """Names a shard."""
+        return f"shard {item.name}"
+
     @contextmanager
     def open(self) -> Iterator[Work[Shard, FeaturePart]]:
         """Loads the encoders and starts the decoders."""
+        from loky import cpu_count
+
         from nccleaner.data.decoding import DecodePool
 
         store = self.store
         backbones, limits = store.backbones, limits_of(store.data)
         backbones.check(store.image_encoder, store.text_encoder)
-        workers = store.data.workers if store.data.workers >= 0 else os.cpu_count() or 1
+        workers = store.data.workers if store.data.workers >= 0 else cpu_count()
         with DecodePool(workers=workers) as pool:
 
             def extract(shard: Shard, advance: Advance) -> FeaturePart:

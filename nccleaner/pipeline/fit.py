@@ -10,19 +10,25 @@ from functools import partial
 from pathlib import Path
 
 from nccleaner.config import RunConfig
+from nccleaner.data.features import FeaturePart
 from nccleaner.data.locations import find_shards, refuse_inside_input
 from nccleaner.errors import TrustedError
 from nccleaner.files import write_parquet
 from nccleaner.pipeline.backbones import Backbones, limits_of
+from nccleaner.pipeline.engines import Engine, EngineName, open_engine
 from nccleaner.pipeline.extraction import FeatureStore, summarise
 from nccleaner.pipeline.finetuning import fine_tune_scorer
-from nccleaner.pipeline.fitting import judge_scorer, train_scorer
+from nccleaner.pipeline.fitting import judge_scorer, take_part, train_scorer
 from nccleaner.pipeline.labelled import label_table, read_labelled
+from nccleaner.pipeline.occupied import occupied
 from nccleaner.pipeline.pool import build_tables
+from nccleaner.pipeline.processes import Processes, joined
 from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.results import FitResult
 from nccleaner.pipeline.snapshots import Snapshots, training_fingerprint
+from nccleaner.pipeline.training import refuse_to_divide
 from nccleaner.pipeline.workspace import RunDescription, Workspace
+from nccleaner.records import Shard
 
 
 def fit(
@@ -31,6 +37,7 @@ def fit(
     meta: str | Path,
     run: str | Path = "nccleaner-run",
     config: RunConfig | None = None,
+    engine: EngineName = "local",
     reporter: Reporter | None = None,
 ) -> FitResult:
     """Learns from trusted pairs which pairs of the shards are mismatched.
@@ -40,32 +47,73 @@ def fit(
     settings and versions. Where that was finished, nothing is trained and its results stay; scores
     and results of any other earlier fit there are removed.
 
+    Under torchrun all processes call this with the same arguments and get the same result. The
+    first one does and reports all but the training, which they divide; networks and scores are
+    those of one process up to rounding.
+
     Args:
         shards: A folder, glob, brace pattern, fsspec URL, or several of these.
         meta: The trusted file: CSV, TSV or Parquet.
         run: The run directory.
         config: Settings; None for the defaults.
+        engine: Extracts the features: `local`, or `ray` for a cluster.
         reporter: Hears of progress.
 
     Raises:
-        UsageError: The run directory lies among the shards.
+        UsageError: The run directory lies among the shards, there is no such engine, or several
+            processes cannot train with these settings.
         ShardError: No shards, or their storage failed.
         TrustedError: The trusted file cannot be used or holds too few usable pairs.
         InputError: Too few pairs to learn from.
+        RunError: Another process is at work there, or one of the training ended.
         TrainingError: Training diverged.
     """
-    start = time.monotonic()
     config, reporter = config or RunConfig(), reporter or SilentReporter()
-    workspace = Workspace(Path(run))
-    trusted_path = Path(meta)
+    with joined(config.encoders.device) as processes:
+        if processes.first:
+            result = _fit(shards, Path(meta), Path(run), config, engine, reporter, processes)
+        else:
+            workspace = Workspace(Path(run))
+            take_part(processes, workspace, workspace.training)
+            result = None
+        found: FitResult = processes.share(result)
+    return found
+
+
+def _fit(
+    shards: str | Path | Sequence[str | Path],
+    trusted_path: Path,
+    run: Path,
+    config: RunConfig,
+    engine: EngineName,
+    reporter: Reporter,
+    processes: Processes,
+) -> FitResult:
+    """Does all of it but what the other processes have of the training."""
+    if processes.world.size > 1:
+        refuse_to_divide(config)
+    workspace = Workspace(run)
     if not trusted_path.exists():
         raise TrustedError(f"{trusted_path} is not there.", "Name the trusted file with --meta.")
     found = find_shards(shards)
     refuse_inside_input(found, workspace.root)
+    with occupied(workspace.root):
+        return _learn(found, trusted_path, workspace, config, engine, reporter, processes)
+
+
+def _learn(
+    found: Sequence[Shard],
+    trusted_path: Path,
+    workspace: Workspace,
+    config: RunConfig,
+    engine: EngineName,
+    reporter: Reporter,
+    processes: Processes,
+) -> FitResult:
+    start = time.monotonic()
     backbones = Backbones(config.encoders)
     trainable = backbones.image_network() if config.train.fine_tune_epochs else None
-    store = _open_store(workspace.features, backbones, config, reporter)
-    parts = store.parts(found, reporter)
+    store, parts = _extract(found, workspace.features, backbones, config, engine, reporter)
     reading = summarise(parts)
     read = partial(
         read_labelled,
@@ -78,7 +126,7 @@ def fit(
     labelled = read(parts, backbones=backbones)
     if labelled.warning:
         reporter.warn(labelled.warning)
-    training_folder = workspace.root / "training"
+    training_folder = workspace.training
     try:
         tables = build_tables(found, parts, labelled.pairs, config=config, folder=training_folder)
         fingerprint = training_fingerprint(tables, config, backbones.device)
@@ -93,6 +141,8 @@ def fit(
             snapshots=snapshots,
             sheet=workspace.reconstruction,
             reporter=reporter,
+            processes=processes,
+            folder=training_folder,
         )
         if trainable is not None:
             trained = fine_tune_scorer(
@@ -111,8 +161,8 @@ def fit(
             )
             # From here on this is the run's image encoder.
             backbones = Backbones(config.encoders, workspace.fine_tuned)
-            store = _open_store(workspace.fine_tuned_features, backbones, config, reporter)
-            parts = store.parts(found, reporter)
+            features = workspace.fine_tuned_features
+            store, parts = _extract(found, features, backbones, config, engine, reporter)
             labelled = read(parts, backbones=backbones)
             tables = build_tables(
                 found,
@@ -166,8 +216,22 @@ def fit(
     return result
 
 
+def _extract(
+    shards: Sequence[Shard],
+    root: Path,
+    backbones: Backbones,
+    config: RunConfig,
+    engine: EngineName,
+    reporter: Reporter,
+) -> tuple[FeatureStore, list[FeaturePart]]:
+    """Opens the feature cache, and fills it."""
+    with open_engine(engine) as opened:
+        store = _open_store(root, backbones, config, opened, reporter)
+        return store, store.parts(shards, reporter)
+
+
 def _open_store(
-    root: Path, backbones: Backbones, config: RunConfig, reporter: Reporter
+    root: Path, backbones: Backbones, config: RunConfig, engine: Engine, reporter: Reporter
 ) -> FeatureStore:
     with reporter.stage("Loading encoders", 2, "encoders") as advance:
         image_encoder = backbones.image.fingerprint
@@ -181,6 +245,7 @@ def _open_store(
         image_encoder,
         text_encoder,
         targets=config.train.image_reconstruction > 0,
+        engine=engine,
     )
 
 
@@ -189,5 +254,10 @@ def _forget_results(workspace: Workspace) -> None:
     workspace.description.unlink(missing_ok=True)
     workspace.inputs.unlink(missing_ok=True)
     workspace.sample.unlink(missing_ok=True)
-    for folder in (workspace.scores, workspace.clean, workspace.reconstruction):
+    for folder in (
+        workspace.scores,
+        workspace.embeddings,
+        workspace.clean,
+        workspace.reconstruction,
+    ):
         shutil.rmtree(folder, ignore_errors=True)

@@ -16,11 +16,14 @@ from nccleaner.pipeline.calibrating import calibrate
 from nccleaner.pipeline.device import DeviceTables
 from nccleaner.pipeline.looking import FROZEN_ROUNDS, look_before_training
 from nccleaner.pipeline.pool import TrainingTables
+from nccleaner.pipeline.processes import Processes, own_device
 from nccleaner.pipeline.reconstructing import write_reconstructions
-from nccleaner.pipeline.reporter import Reporter
+from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.snapshots import Snapshots
 from nccleaner.pipeline.training import build_architecture, train_networks
+from nccleaner.pipeline.workspace import Workspace
 from nccleaner.purify.mixture import BetaMixture, fit_mixture
+from nccleaner.purify.rounds import Belief
 from nccleaner.purify.scoring import Scorer
 
 
@@ -72,6 +75,8 @@ def train_scorer(
     snapshots: Snapshots,
     sheet: Path,
     reporter: Reporter,
+    processes: Processes | None = None,
+    folder: Path = Path(),
 ) -> Trained:
     """Looks at the frozen features, and trains the networks.
 
@@ -82,10 +87,13 @@ def train_scorer(
         snapshots: Where an earlier run left off, and where this one writes after each epoch.
         sheet: Folder for what reconstruction makes of some pairs, where it is switched on.
         reporter: Hears of it.
+        processes: Those that train together, of which this is the first; None: it is alone.
+        folder: Where the others find the files of the tables.
 
     Raises:
         TrainingError: The losses diverged.
     """
+    processes = processes or Processes()
     data = DeviceTables.on(tables, device)
     fit = _mixture_fit(config.purify)
     frozen, belief, siblings = None, None, False
@@ -99,8 +107,16 @@ def train_scorer(
             f"Before training, the frozen features find {belief.mixture.noise_rate:.0%} of the "
             "pool mismatched."
         )
+    if processes.world.size > 1:
+        processes.share(_Task(config, tables.without_files(folder), belief, snapshots.resumed))
     best, training = train_networks(
-        data, config, belief, fit=fit, snapshots=snapshots, reporter=reporter
+        data,
+        config,
+        belief,
+        fit=fit,
+        snapshots=snapshots,
+        reporter=reporter,
+        world=processes.world,
     )
     learner = training.learners[0]
     for path in write_reconstructions(learner, data, seed=config.seed, folder=sheet):
@@ -114,6 +130,42 @@ def train_scorer(
         tokenizer=tables.tokenizer,
     )
     return Trained(scorer, training.weights, training.epoch, best.epoch, best.selection)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What the first process tells the others to train; attributes as in `train_networks`."""
+
+    config: RunConfig
+    tables: TrainingTables
+    belief: Belief | None
+    resumed: bool
+
+
+def take_part(processes: Processes, workspace: Workspace, folder: Path) -> None:
+    """Trains with the first process, whatever it trains; waits until it does.
+
+    Args:
+        processes: This one is not the first.
+        workspace: The run directory, which the first one writes.
+        folder: Where the files of the tables are.
+
+    Raises:
+        RunError: The run directory is another one than that of the first process.
+        TrainingError: The losses diverged.
+    """
+    task: _Task = processes.share()
+    config = task.config
+    tables = task.tables.with_files(folder)
+    train_networks(
+        DeviceTables.on(tables, own_device(config.encoders.device)),
+        config,
+        task.belief,
+        fit=_mixture_fit(config.purify),
+        snapshots=Snapshots.beside(workspace, resumed=task.resumed),
+        reporter=SilentReporter(),
+        world=processes.world,
+    )
 
 
 def judge_scorer(

@@ -42,7 +42,7 @@ def index(
 
     Raises:
         UsageError: No such kind, no memory, or too few pairs for the kind.
-        RunError: Nothing was purged yet.
+        RunError: Nothing was purged yet, or another process is at work there.
         MissingDependencyError: FAISS is not installed.
     """
     start = time.monotonic()
@@ -55,8 +55,11 @@ def index(
     read_summary(scoring.target.summary)  # a purge that is not finished has none
     reporter = reporter or SilentReporter()
     shards = scoring.inputs()
-    parts = scoring.store.parts(shards, reporter)
-    report = index_kept(scoring, shards, parts, kind=kind, memory_gb=memory_gb, reporter=reporter)
+    with scoring.occupied(shards):
+        parts = scoring.store.parts(shards, reporter)
+        report = index_kept(
+            scoring, shards, parts, kind=kind, memory_gb=memory_gb, reporter=reporter
+        )
     return IndexResult(folder=scoring.target.index, report=report, seconds=time.monotonic() - start)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from nccleaner.config import RunConfig
 from nccleaner.pipeline.device import DeviceTables
+from nccleaner.pipeline.labelled import EXCHANGES
 from nccleaner.purify.frozen import FrozenEvidence
 from nccleaner.purify.mixture import BetaMixture
 from nccleaner.purify.noise import estimate_noise_rate
@@ -22,9 +23,6 @@ from nccleaner.train.pairs import Pairs, exchange_captions, join_pairs
 FROZEN_ROUNDS = 2
 # Rounds in which siblings are weighed by what they said in the last one.
 _SIBLING_ROUNDS = 2
-
-# Mismatched pairs that are made of one trusted pair; its caption suits few other images.
-EXCHANGES = 3
 
 # Captions that are wrong together agree with each other: siblings then find fewer mismatched pairs
 # than the rest of the evidence does. Beyond this difference of the rates they are not heard.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +17,14 @@ from nccleaner.config import RunConfig
 from nccleaner.data.features import FeaturePart
 from nccleaner.data.split import plant_probes, split_trusted
 from nccleaner.encoders.tokens import CaptionTokenizer, train_tokenizer
-from nccleaner.errors import InputError, TrustedError
+from nccleaner.errors import InputError, RunError, TrustedError
+from nccleaner.files import sync
 from nccleaner.pipeline.drawing import PoolRows
 from nccleaner.pipeline.labelled import LabelledPair
 from nccleaner.records import Shard
 from nccleaner.train.pairs import Features, Pairs, TrustedPairs, join_pairs
 
+_FEATURE_FILES = ("image.npy", "text.npy")
 _MIN_POOL = 20
 _MIN_EACH = 2  # matched and mismatched pairs, of which one is scored by what the other taught
 
@@ -78,6 +80,33 @@ class TrainingTables:
     tokenizer: str
     vocabulary: int
     targets: Targets
+
+    def without_files(self, folder: Path) -> TrainingTables:
+        """Returns what is not in the files of `folder`, for a process that maps those itself.
+
+        Reconstruction's targets are left out. The files are on the disk afterwards: the process may
+        be on another machine.
+        """
+        for name in _FEATURE_FILES:
+            if (folder / name).exists():
+                sync(folder / name)
+        nothing = torch.empty(0)
+        texts = self.features.texts if self.vocabulary else nothing
+        return replace(self, features=Features(nothing, texts), targets=Targets(None, None))
+
+    def with_files(self, folder: Path) -> TrainingTables:
+        """Returns them with the files of `folder` mapped into memory again.
+
+        Raises:
+            RunError: They are not there.
+        """
+        images, texts = (folder / name for name in _FEATURE_FILES)
+        return replace(
+            self,
+            features=Features(
+                _map_rows(images), self.features.texts if self.vocabulary else _map_rows(texts)
+            ),
+        )
 
 
 def build_tables(
@@ -208,6 +237,17 @@ def _write_rows(
     for place, item in zip(row_of[count:], labelled, strict=True):
         table[place] = getattr(item, kind)
     return torch.from_numpy(table)
+
+
+def _map_rows(path: Path) -> Tensor:
+    try:
+        # Copied where it is written to, which it never is: torch warns of what is read-only.
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+    except OSError as error:
+        raise RunError(
+            f"{path} is not there; the first process of this training has written it.",
+            "Give a run directory that all machines reach under one name.",
+        ) from error
 
 
 def _identity(sha256: str) -> int:

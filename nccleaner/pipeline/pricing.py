@@ -66,11 +66,10 @@ class Evidence:
         if sample is not None:
             source = _FROM_SAMPLE.format(sample.labelled)
             return Evidence("random_sample", source, sample, tally.unlabelled, tally.known)
-        description, judges = scoring.description, scoring.scorer.judges
-        assert judges is not None, "a scorer that was saved has judges"
+        description = scoring.description
         parts = description.result["trusted"]
         trusted = tally.by_trusted(
-            judges,
+            scoring.judges,
             labelled=sum(parts[part] for part in ("meta", "probe", "held_out")),
             seed=description.config.seed,
         )

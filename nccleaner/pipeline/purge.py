@@ -6,36 +6,29 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from nccleaner.data.features import FeaturePart
 from nccleaner.errors import InputError, UsageError
 from nccleaner.output.keepset import KeepSet
-from nccleaner.output.manifests import (
-    MANIFEST_FOLDER,
-    REJECTED_FOLDER,
-    ManifestReport,
-    write_manifest,
-)
+from nccleaner.output.manifests import ManifestReport, paths_of_others
 from nccleaner.output.summary import CutOff, Promise, Summary, write_summary
 from nccleaner.output.uids import write_uids
+from nccleaner.pipeline.division import Deciding, Division, Undecided, Unwritten, Writing
+from nccleaner.pipeline.engines import EngineName, open_engine
 from nccleaner.pipeline.index import index_kept
 from nccleaner.pipeline.pricing import Evidence, opposite
 from nccleaner.pipeline.reporter import Reporter, SilentReporter, shard_count
 from nccleaner.pipeline.results import PurgeResult
 from nccleaner.pipeline.score import Scoring
-from nccleaner.pipeline.tally import STANDINGS, Tally, count_kept
-from nccleaner.pipeline.verdicts import UNLABELLED, Verdicts
+from nccleaner.pipeline.tally import ReadingOfScores, Tally
+from nccleaner.pipeline.verdicts import Verdicts
 from nccleaner.pipeline.workspace import package_versions
 from nccleaner.purify.decide import Column, Counts, Decision, meta_prior_decision
-from nccleaner.records import MISMATCHED, OK, Shard
+from nccleaner.records import Shard
 
 _RANGES: dict[Column, tuple[float, float]] = {
     "corrected_similarity": (0.0, 1.0),
@@ -53,7 +46,9 @@ def purge(
     keep_fraction: float | None = None,
     target_precision: float | None = None,
     sample: str | Path | None = None,
+    index: bool = True,
     output: str | Path | None = None,
+    engine: EngineName = "local",
     reporter: Reporter | None = None,
 ) -> PurgeResult:
     """Drops the mismatched pairs and writes `clean/`; scores first what is not scored yet.
@@ -71,12 +66,14 @@ def purge(
             this share of the kept is matched; in (0, 1).
         sample: Labels, 0 and 1, of pairs drawn at random from the shards, in the form of the
             trusted file with a label in every row. Estimates then rest on these alone.
+        index: Whether to build the FAISS indexes too; `index` builds them later.
         output: Results of another data set that was scored there; None for the run directory.
+        engine: `local`, or `ray` for a cluster.
         reporter: Hears of progress.
 
     Raises:
-        UsageError: Several rules at once, or a value out of its range.
-        RunError: No finished fit.
+        UsageError: Several rules at once, a value out of its range, or no such engine.
+        RunError: No finished fit, or another process is at work there.
         InputError: The shards hold no pairs.
         TrustedError: The sample cannot be used.
         PrecisionError: No cut-off can promise the target precision; what an earlier purge wrote is
@@ -92,36 +89,48 @@ def purge(
         )
     by = by or "corrected_similarity"
     _check_arguments(threshold, by, keep_fraction, target_precision)
-    scoring = Scoring.open(run, output)
-    shards = scoring.inputs()
-    parts = scoring.score(shards, reporter)
-    given = Path(sample) if sample is not None else None
-    verdicts = Verdicts.read(scoring, shards, parts, given, reporter)
-    column: Column = "clean_probability" if automatic else by
-    tally = Tally(column)
-    for shard in shards:
-        scores = pq.read_table(scoring.scores_path(shard))
-        tally.add(scores, verdicts.of(shard.name, scores["key"]))
-    if not tally.everything.total:
-        raise InputError(
-            "The shards hold no pairs to decide about.", "See scores/ for why each was rejected."
-        )
-    evidence = Evidence.of(tally, scoring)
-    promise = None
-    if target_precision is not None:
-        cutoff, promise = evidence.promise(target_precision)
-        decision = Decision(by, cutoff, "target_precision")
-    elif threshold is not None:
-        decision = Decision(by, threshold, "threshold")
-    elif keep_fraction is not None:
-        cutoff = float(tally.everything.cutoffs([keep_fraction])[0])
-        decision = Decision(by, cutoff, "keep_fraction")
-    else:
-        decision = meta_prior_decision()
-    written = _write(scoring, shards, parts, decision, verdicts, reporter)
-    summary = _summarise(decision, evidence, promise, written, parts)
-    write_summary(summary, scoring.target.summary)
-    KeepSet(scoring.target.root)  # leaves its file beside the manifests
+    with open_engine(engine) as opened:
+        scoring = Scoring.open(run, output, opened)
+        shards = scoring.inputs()
+        with scoring.occupied(shards):
+            parts = scoring.score(shards, reporter)
+            given = Path(sample) if sample is not None else None
+            verdicts = Verdicts.read(scoring, shards, parts, given, reporter)
+            column: Column = "clean_probability" if automatic else by
+            samples = sum(part.report.samples for part in parts)
+            tally = _tally(scoring, shards, verdicts, column, samples, reporter)
+            if not tally.everything.total:
+                raise InputError(
+                    "The shards hold no pairs to decide about.",
+                    "See scores/ for why each was rejected.",
+                )
+            evidence = Evidence.of(tally, scoring)
+            promise = None
+            if target_precision is not None:
+                cutoff, promise = evidence.promise(target_precision)
+                decision = Decision(by, cutoff, "target_precision")
+            elif threshold is not None:
+                decision = Decision(by, threshold, "threshold")
+            elif keep_fraction is not None:
+                cutoff = float(tally.everything.cutoffs([keep_fraction])[0])
+                decision = Decision(by, cutoff, "keep_fraction")
+            else:
+                decision = meta_prior_decision()
+            division = Division(
+                scoring.target.scores.absolute(),
+                scoring.target.clean.absolute(),
+                decision,
+                verdicts,
+            )
+            outcome = _divide(scoring, shards, parts, division, reporter)
+            clean = scoring.target.clean
+            if index and not scoring.target.index.exists():
+                index_kept(scoring, shards, parts, reporter=reporter)
+            if not (clean / _UIDS).exists():
+                write_uids(clean)
+            summary = _summarise(decision, evidence, promise, outcome, parts)
+            write_summary(summary, scoring.target.summary)
+            KeepSet(scoring.target.root)  # leaves its file beside the manifests
     return PurgeResult(
         folder=scoring.target.clean, summary=summary, seconds=time.monotonic() - start
     )
@@ -158,91 +167,98 @@ def _check_arguments(
         )
 
 
-@dataclass
-class _Written:
-    """What was written.
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of the shards.
 
     Attributes:
         reports: Of each shard.
         unlabelled: [s], kept pairs of each standing that nobody labelled.
     """
 
-    reports: list[ManifestReport] = field(default_factory=list)
-    unlabelled: Counts = field(default_factory=lambda: np.zeros(len(STANDINGS), dtype=np.int64))
+    reports: list[ManifestReport]
+    unlabelled: Counts
 
 
-def _write(
+def _tally(
+    scoring: Scoring,
+    shards: Sequence[Shard],
+    verdicts: Verdicts,
+    column: Column,
+    samples: int,
+    reporter: Reporter,
+) -> Tally:
+    tally = Tally(column)
+    job = ReadingOfScores(scoring.target.scores.absolute(), column, verdicts)
+    with reporter.stage(f"Reading scores of {shard_count(shards)}", samples, "samples") as advance:
+        for pairs in scoring.store.engine.run(job, [shard.name for shard in shards], advance):
+            tally.add(pairs)
+    return tally
+
+
+def _divide(
     scoring: Scoring,
     shards: Sequence[Shard],
     parts: Sequence[FeaturePart],
-    decision: Decision,
-    verdicts: Verdicts,
+    division: Division,
     reporter: Reporter,
-) -> _Written:
-    clean = scoring.target.clean
-    # The summary goes first and comes last: while it is there, everything beside it belongs to it.
-    for path in (scoring.target.summary, scoring.target.report, clean / _UIDS):
-        path.unlink(missing_ok=True)
-    for name in (MANIFEST_FOLDER, REJECTED_FOLDER):
-        shutil.rmtree(clean / name, ignore_errors=True)
-    for stale in clean.glob("keepset-*.npy"):
-        stale.unlink()
-    written = _Written()
+) -> _Outcome:
+    """Writes what is not there yet; what depends on it is removed first, and written last."""
+    run_job = scoring.store.engine.run
+    undecided = [Undecided(shard.name, scoring.store.fingerprint(shard)) for shard in shards]
     samples = sum(part.report.samples for part in parts)
-    title = f"Writing manifests of {shard_count(shards)}"
-    with reporter.stage(title, samples, "samples") as advance:
-        for shard, part in zip(shards, parts, strict=True):
-            scores = pq.read_table(scoring.scores_path(shard)).replace_schema_metadata(None)
-            label = verdicts.of(shard.name, scores["key"]).label
-            keep = _keep(scores, decision, label)
-            written.unlabelled += count_kept(scores, label, keep)
-            written.reports.append(
-                write_manifest(
-                    clean,
-                    shard=shard.name,
-                    metadata=part.metadata,
-                    scores=scores,
-                    keep=keep,
-                    reasons=[
-                        MISMATCHED if status == OK else status
-                        for status in scores["status"].to_pylist()
-                    ],
-                    uids=part.samples["uid"].to_pylist(),
-                    first_row=sum(report.kept for report in written.reports),
-                )
-            )
-            advance(part.report.samples)
-    index_kept(scoring, shards, parts, reporter=reporter)
-    write_uids(clean)
-    return written
+    with reporter.stage(f"Deciding on {shard_count(shards)}", samples, "samples") as advance:
+        decided = list(run_job(Deciding(division), undecided, advance))
+    reports: dict[str, ManifestReport] = {}
+    todo: list[Unwritten] = []
+    first_row = 0
+    for shard, part, what in zip(shards, parts, decided, strict=True):
+        stamp = f"{what.digest} {first_row}"
+        if what.written is not None and what.written.stamp == stamp:
+            reports[shard.name] = what.written.report
+        else:
+            todo.append(Unwritten(shard.name, part, first_row, stamp))
+        first_row += what.kept
+    _remove_outdated(scoring, shards, changes=bool(todo))
+    if todo:
+        title = f"Writing manifests of {shard_count(todo)}"
+        samples = sum(item.part.report.samples for item in todo)
+        with reporter.stage(title, samples, "samples") as advance:
+            for report in run_job(Writing(division), todo, advance):
+                reports[report.shard] = report
+    unlabelled = np.sum([what.unlabelled for what in decided], axis=0)
+    return _Outcome([reports[shard.name] for shard in shards], unlabelled)
 
 
-def _keep(
-    scores: pa.Table, decision: Decision, label: npt.NDArray[np.int8]
-) -> npt.NDArray[np.bool_]:
-    """Which samples are kept: those the rule keeps, unless a person said otherwise."""
-    passes = decision.keeps(scores[decision.column].fill_null(-2.0).to_numpy())
-    liked = np.where(label == UNLABELLED, passes, label == 1)
-    kept: npt.NDArray[np.bool_] = liked & pc.equal(scores["status"], OK).to_numpy()
-    return kept
+def _remove_outdated(scoring: Scoring, shards: Sequence[Shard], *, changes: bool) -> None:
+    """Removes the summary, and what is made of all manifests if one of them changes or goes."""
+    clean = scoring.target.clean
+    scoring.target.summary.unlink(missing_ok=True)
+    scoring.target.report.unlink(missing_ok=True)
+    others = paths_of_others(clean, {shard.name for shard in shards})
+    if not changes and not others:
+        return
+    shutil.rmtree(scoring.target.index, ignore_errors=True)
+    for path in (clean / _UIDS, *clean.glob("keepset-*.npy"), *others):
+        path.unlink(missing_ok=True)
 
 
 def _summarise(
     decision: Decision,
     evidence: Evidence,
     promise: Promise | None,
-    written: _Written,
+    outcome: _Outcome,
     parts: Sequence[FeaturePart],
 ) -> Summary:
     dropped: Counter[str] = Counter()
     renamed: dict[str, str] = {}
-    for report in written.reports:
+    for report in outcome.reports:
         dropped.update(report.dropped)
         renamed.update(report.renamed)
-    before, after, recall = evidence.estimates(decision.cutoff, written.unlabelled)
+    before, after, recall = evidence.estimates(decision.cutoff, outcome.unlabelled)
     return Summary(
         samples=sum(part.report.samples for part in parts),
-        kept=sum(report.kept for report in written.reports),
+        kept=sum(report.kept for report in outcome.reports),
         dropped=dict(dropped.most_common()),
         cut_off=CutOff(decision.column, decision.cutoff, decision.rule),
         mismatched_before=before,
@@ -257,6 +273,6 @@ def _summarise(
             part.report.shard: part.report.problem for part in parts if part.report.problem
         },
         renamed_columns=renamed,
-        derived_uids=sum(report.derived_uids for report in written.reports),
+        derived_uids=sum(report.derived_uids for report in outcome.reports),
         versions=package_versions(),
     )

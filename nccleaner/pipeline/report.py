@@ -23,8 +23,7 @@ from nccleaner.pipeline.score import Scoring
 from nccleaner.pipeline.scored import has_scores
 from nccleaner.pipeline.survey import GALLERY_PAIRS, SURE, Kind, Survey
 from nccleaner.purify.decide import Column, Decision, Rule
-from nccleaner.purify.judge import corrected_at
-from nccleaner.purify.scoring import Judges
+from nccleaner.purify.judge import Judges, corrected_at
 
 _THUMBNAIL_PX = 160
 _SHARDS_LISTED = 100
@@ -75,14 +74,12 @@ def report(
     )
     survey.read(scoring.target.clean, summary.samples, reporter)
     pairs = _look_up(survey, scoring, reporter)
-    judges = scoring.scorer.judges
-    assert judges is not None, "a scorer that was saved can score"
     path = scoring.target.report
     write_report(
         Report(
             name=scoring.target.root.resolve().name,
             summary=summary,
-            distribution=_distribution(survey, judges, cut_off),
+            distribution=_distribution(survey, scoring.judges, cut_off),
             galleries=[
                 Gallery(title, rule, pairs[kind][:GALLERY_PAIRS])
                 for kind, (title, rule) in _GALLERIES.items()

@@ -6,17 +6,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nccleaner.allocator import keep_freed_memory
 from nccleaner.data.features import FeaturePart
 from nccleaner.data.locations import find_shards, refuse_inside_input
-from nccleaner.files import remove_leftovers
 from nccleaner.pipeline.backbones import Backbones, resolve_device
-from nccleaner.pipeline.engines import Advance, Engine, LocalEngine, Work
+from nccleaner.pipeline.engines import Advance, Engine, EngineName, LocalEngine, Work, open_engine
 from nccleaner.pipeline.extraction import FeatureStore, summarise
+from nccleaner.pipeline.occupied import occupied
 from nccleaner.pipeline.reporter import Reporter, SilentReporter, shard_count
 from nccleaner.pipeline.results import ScoreResult
 from nccleaner.pipeline.scored import has_scores, score_part, write_scores
@@ -27,8 +30,12 @@ from nccleaner.pipeline.workspace import (
     known_shards,
     read_checkpoint,
 )
-from nccleaner.purify.scoring import Scorer, scorer_identity
+from nccleaner.purify.judge import Judges
+from nccleaner.purify.scorer_file import read_judges, scorer_identity
 from nccleaner.records import Shard
+
+if TYPE_CHECKING:
+    from nccleaner.purify.scoring import Scorer
 
 
 def score(
@@ -36,6 +43,7 @@ def score(
     shards: str | Path | Sequence[str | Path] | None = None,
     *,
     output: str | Path | None = None,
+    engine: EngineName = "local",
     reporter: Reporter | None = None,
 ) -> ScoreResult:
     """Scores every pair of the shards; what is scored already is left as it is.
@@ -44,16 +52,21 @@ def score(
         run: A run directory with a finished fit.
         shards: What to score; None for the shards of the fit.
         output: Where scores and features of another data set go; None for the run directory.
+        engine: `local`, or `ray` for a cluster.
         reporter: Hears of progress.
 
     Raises:
-        RunError: No finished fit, or scores of other shards of the same names are there.
+        UsageError: No such engine, or the scores would go among the shards.
+        RunError: No finished fit, scores of other shards of the same names are there, or another
+            process is at work there.
         ShardError: No shards, or their storage failed.
     """
     start = time.monotonic()
-    scoring = Scoring.open(run, output)
-    chosen = scoring.description.shards if shards is None else tuple(find_shards(shards))
-    parts = scoring.score(chosen, reporter or SilentReporter())
+    with open_engine(engine) as opened:
+        scoring = Scoring.open(run, output, opened)
+        chosen = scoring.description.shards if shards is None else tuple(find_shards(shards))
+        with scoring.occupied(chosen):
+            parts = scoring.score(chosen, reporter or SilentReporter())
     return ScoreResult(
         folder=scoring.target.root, reading=summarise(parts), seconds=time.monotonic() - start
     )
@@ -68,18 +81,16 @@ class Scoring:
         target: Where scores, features and results go: the run directory or `--output`.
         description: What `run.json` says.
         store: The feature cache of the target.
-        scorer: Scores pairs.
+        judges: What the scorer decides by.
         identity: Of the scorer.
-        device: Where to compute.
     """
 
     workspace: Workspace
     target: Workspace
     description: RunDescription
     store: FeatureStore
-    scorer: Scorer
+    judges: Judges
     identity: str
-    device: str
 
     @staticmethod
     def open(run: str | Path, output: str | Path | None, engine: Engine | None = None) -> Scoring:
@@ -98,7 +109,6 @@ class Scoring:
         description = RunDescription.read(workspace.description)
         config = description.config
         fine_tuned = workspace.fine_tuned if config.train.fine_tune_epochs else None
-        device = resolve_device(config.encoders.device)
         return Scoring(
             workspace,
             target,
@@ -111,18 +121,40 @@ class Scoring:
                 description.text_encoder,
                 engine=engine or LocalEngine(),
             ),
-            Scorer.load(workspace.scorer, device=device),
+            read_judges(workspace.scorer),
             scorer_identity(workspace.scorer),
-            device,
         )
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         """Goes to another process as what it is to open there."""
         return Scoring.open, (self.workspace.root.absolute(), self.target.root.absolute())
 
+    @cached_property
+    def device(self) -> str:
+        """Where to compute."""
+        return resolve_device(self.description.config.encoders.device)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Scores pairs; loaded when something is scored or embedded, as that takes seconds."""
+        from nccleaner.purify.scoring import Scorer
+
+        return Scorer.load(self.workspace.scorer, device=self.device)
+
+    @contextmanager
+    def occupied(self, shards: Sequence[Shard]) -> Iterator[None]:
+        """Keeps the target for this process; it may not lie among the shards.
+
+        Raises:
+            UsageError: It does.
+            RunError: Another process works there.
+        """
+        refuse_inside_input(shards, self.target.root)
+        with occupied(self.target.root):
+            yield
+
     def score(self, shards: Sequence[Shard], reporter: Reporter) -> list[FeaturePart]:
         """Scores what is not scored yet; returns the parts of all shards."""
-        refuse_inside_input(shards, self.target.root)
         scored = {
             shard.name: has_scores(self.scores_path(shard), shard, self.identity)
             for shard in shards
@@ -136,8 +168,6 @@ class Scoring:
         ]
         if not todo:
             return parts
-        if self.target.scores.exists():
-            remove_leftovers(self.target.scores)
         pairs = sum(part.report.samples for _, part in todo)
         with reporter.stage(f"Scoring {shard_count(todo)}", pairs, "samples") as advance:
             for _ in self.store.engine.run(_ScoringOfShards(self), todo, advance):
@@ -154,7 +184,11 @@ class Scoring:
 
     def is_of_fit(self, shard: Shard) -> bool:
         """Tells whether the networks were trained on pairs of this very shard."""
-        return shard in self.description.shards
+        return shard in self._of_fit
+
+    @cached_property
+    def _of_fit(self) -> frozenset[Shard]:
+        return frozenset(self.description.shards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +201,33 @@ class _ScoringOfShards:
 
     scoring: Scoring
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The feature cache and the scores."""
+        return self.scoring.store.root.absolute(), self.scoring.target.scores.absolute()
+
+    @property
+    def device(self) -> str:
+        """Of the scorer."""
+        return self.scoring.description.config.encoders.device
+
+    def name(self, item: tuple[Shard, FeaturePart]) -> str:
+        """Names a shard."""
+        return f"shard {item[0].name}"
+
     @contextmanager
     def open(self) -> Iterator[Work[tuple[Shard, FeaturePart], None]]:
         """Reads which pairs the networks were trained on."""
         scoring = self.scoring
+        if scoring.device == "cpu":
+            keep_freed_memory()
         fitted = read_checkpoint(scoring.workspace.pool)
 
         def score_shard(item: tuple[Shard, FeaturePart], advance: Advance) -> None:
             shard, part = item
             table = score_part(
                 shard,
-                part,
+                part.unread(),
                 scoring.scorer,
                 fitted_keys=_fitted_keys(scoring, fitted, shard),
                 device=scoring.device,

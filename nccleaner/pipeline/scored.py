@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
 from nccleaner.data.features import FeaturePart
-from nccleaner.encoders.tokens import read_tokenizer
 from nccleaner.errors import RunError
 from nccleaner.files import write_parquet
-from nccleaner.pipeline.pool import image_identities
-from nccleaner.purify.scoring import Scorer
 from nccleaner.records import OK, Shard
-from nccleaner.train.pairs import Features, Pairs
+
+if TYPE_CHECKING:
+    from nccleaner.purify.scoring import Scorer
+    from nccleaner.train.pairs import Features, Pairs
 
 SCHEMA = pa.schema(
     [
@@ -39,6 +39,11 @@ def features_of(part: FeaturePart, scorer: Scorer, *, device: str, max_tokens: i
 
     Where captions come as tokens, each pair has a caption row of its own.
     """
+    import torch
+
+    from nccleaner.encoders.tokens import read_tokenizer
+    from nccleaner.train.pairs import Features
+
     images = torch.from_numpy(np.array(part.image)).to(device)
     if scorer.tokenizer:
         captions = part.samples.filter(is_pair(part))["caption"].to_pylist()
@@ -49,6 +54,10 @@ def features_of(part: FeaturePart, scorer: Scorer, *, device: str, max_tokens: i
 
 def pairs_of(part: FeaturePart, scorer: Scorer, *, device: str) -> Pairs:
     """Returns the pairs of a part as rows of `features_of`."""
+    import torch
+
+    from nccleaner.train.pairs import Pairs
+
     samples = part.samples.filter(is_pair(part))
     image_rows = torch.from_numpy(samples["image_row"].to_numpy().astype(np.int64))
     if scorer.tokenizer:
@@ -82,6 +91,8 @@ def score_part(
         device: Where to compute.
         max_tokens: Of a caption, where captions come as tokens.
     """
+    from nccleaner.pipeline.pool import image_identities
+
     samples = part.samples
     chosen = is_pair(part).to_numpy()
     fitted = pc.is_in(samples["key"], value_set=fitted_keys).to_numpy() & chosen

@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from nccleaner.data.images import ImageRejected, decode_image
 from nccleaner.data.locations import check_unchanged
-from nccleaner.encoders.tokens import read_tokenizer
 from nccleaner.errors import InputError, RunError, UsageError
 from nccleaner.output.found import FoundPair, write_found
 from nccleaner.output.index.opening import Modality, open_index
@@ -121,6 +119,10 @@ def _embed_pair(scoring: Scoring, shard: Shard, key: str) -> npt.NDArray[np.floa
 
 
 def _embed_text(scoring: Scoring, text: str) -> npt.NDArray[np.float32]:
+    import torch
+
+    from nccleaner.encoders.tokens import read_tokenizer
+
     _check_encoders(scoring)
     scorer = scoring.scorer
     text = text.encode(errors="replace").decode()  # a terminal may pass bytes that are no UTF-8
@@ -136,6 +138,8 @@ def _embed_text(scoring: Scoring, text: str) -> npt.NDArray[np.float32]:
 
 
 def _embed_image(scoring: Scoring, path: Path) -> npt.NDArray[np.float32]:
+    import torch
+
     _check_encoders(scoring)
     encoder = scoring.store.backbones.image
     try:

@@ -55,14 +55,21 @@ class Snapshots:
         workspace: The run directory.
         fingerprint: Of all that decides what training gives.
         state: What an earlier run with this fingerprint left; None: training starts anew.
+        writes: Whether this process writes; of several that train together the first one does.
     """
 
     def __init__(
-        self, workspace: Workspace, *, fingerprint: str, state: Mapping[str, Any] | None
+        self,
+        workspace: Workspace,
+        *,
+        fingerprint: str,
+        state: Mapping[str, Any] | None,
+        writes: bool = True,
     ) -> None:
         self._workspace = workspace
         self._fingerprint = fingerprint
         self._state = state
+        self._writes = writes
         self._log: str = state["log"] if state else ""
 
     @staticmethod
@@ -83,6 +90,21 @@ class Snapshots:
                 )
         return Snapshots(workspace, fingerprint=fingerprint, state=state)
 
+    @staticmethod
+    def beside(workspace: Workspace, *, resumed: bool) -> Snapshots:
+        """Looks for what the first of several processes goes on from; writes nothing.
+
+        Raises:
+            RunError: It is not there: the run directory is another one here.
+        """
+        state = read_state(workspace.state) if resumed else None
+        return Snapshots(workspace, fingerprint="", state=state, writes=False)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether training goes on where an earlier run left it."""
+        return self._state is not None
+
     @property
     def finished(self) -> bool:
         """Whether nothing is left to train."""
@@ -90,8 +112,9 @@ class Snapshots:
 
     def start(self, training: CoTraining) -> Best | None:
         """Brings training to where the earlier run left it; returns the best snapshot so far."""
-        self._workspace.metrics.parent.mkdir(parents=True, exist_ok=True)
-        self._workspace.metrics.write_text(self._log, encoding="utf-8")
+        if self._writes:
+            self._workspace.metrics.parent.mkdir(parents=True, exist_ok=True)
+            self._workspace.metrics.write_text(self._log, encoding="utf-8")
         if self._state is None:
             return None
         training.load_state_dict(self._state["training"])
@@ -106,6 +129,8 @@ class Snapshots:
         self, training: CoTraining, report: EpochReport, best: Best, *, finished: bool
     ) -> None:
         """Writes what is left after an epoch."""
+        if not self._writes:
+            return
         lines = _lines(report)
         self._log += lines
         with self._workspace.metrics.open("a", encoding="utf-8") as file:

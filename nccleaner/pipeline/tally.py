@@ -3,22 +3,96 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from nccleaner.pipeline.looking import EXCHANGES
-from nccleaner.pipeline.verdicts import UNLABELLED, ShardVerdicts
+from nccleaner.pipeline.engines import Advance, Work
+from nccleaner.pipeline.labelled import EXCHANGES
+from nccleaner.pipeline.verdicts import UNLABELLED, ShardVerdicts, Verdicts
 from nccleaner.purify.by_sample import BySample
 from nccleaner.purify.by_trusted import ByTrusted, Standing
 from nccleaner.purify.decide import Column, Counts, Known, ScoreCounts
+from nccleaner.purify.judge import Judges
 from nccleaner.purify.noise import CUTOFF
-from nccleaner.purify.scoring import Judges
 from nccleaner.records import OK
 
+Bools = npt.NDArray[np.bool_]
+
 STANDINGS = (True, False)  # whether the networks were trained on a pair
+
+
+class PairScores(NamedTuple):
+    """Scores of the n pairs of a shard.
+
+    Attributes:
+        values: [n], the score that is cut.
+        clean_probability: [n].
+        passes: [n], whether the corrected similarity reaches the cut-off of the noise rate.
+        fitted: [n], whether the networks were trained on the pair.
+        verdicts: About the n pairs.
+    """
+
+    values: npt.NDArray[np.float32]
+    clean_probability: npt.NDArray[np.float32]
+    passes: Bools
+    fitted: Bools
+    verdicts: ShardVerdicts
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingOfScores:
+    """Reads the scores of a shard, given by its name.
+
+    Attributes:
+        scores: The folder of the scores.
+        column: The score that is cut.
+        verdicts: What people said of some pairs.
+    """
+
+    scores: Path
+    column: Column
+    verdicts: Verdicts
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The scores."""
+        return (self.scores,)
+
+    @property
+    def device(self) -> None:
+        """It has no networks."""
+
+    def name(self, item: str) -> str:
+        """Names a shard."""
+        return f"shard {item}"
+
+    @contextmanager
+    def open(self) -> Iterator[Work[str, PairScores]]:
+        """Opens nothing."""
+        yield self._read
+
+    def _read(self, shard: str, advance: Advance) -> PairScores:
+        columns = {"key", "status", "fitted", "corrected_similarity", "clean_probability"}
+        table = pq.read_table(
+            self.scores / f"{shard}.parquet", columns=sorted(columns | {self.column})
+        )
+        pairs = table.filter(pc.equal(table["status"], OK))
+        advance(table.num_rows)
+        return PairScores(
+            pairs[self.column].to_numpy(),
+            pairs["clean_probability"].to_numpy(),
+            pairs["corrected_similarity"].to_numpy() >= CUTOFF,
+            pairs["fitted"].to_numpy(),
+            self.verdicts.of(shard, pairs["key"]),
+        )
 
 
 class Tally:
@@ -39,21 +113,17 @@ class Tally:
         self._passing = np.zeros(len(STANDINGS))
         self._labels: Counter[int] = Counter()
         self._sample_scores: list[npt.NDArray[np.float32]] = []
-        self._sample_matched: list[npt.NDArray[np.bool_]] = []
+        self._sample_matched: list[Bools] = []
 
-    def add(self, scores: pa.Table, verdicts: ShardVerdicts) -> None:
-        """Adds a shard."""
-        is_pair = pc.equal(scores["status"], OK)
-        pairs, chosen = scores.filter(is_pair), is_pair.to_numpy()
-        label, sampled = verdicts.label[chosen], verdicts.sampled[chosen]
-        values = pairs[self._column].to_numpy()
-        clean = pairs["clean_probability"].to_numpy()
-        passes = pairs["corrected_similarity"].to_numpy() >= CUTOFF
-        for place, rows in enumerate(standing_masks(pairs, label)):
+    def add(self, pairs: PairScores) -> None:
+        """Adds the pairs of a shard."""
+        values, clean = pairs.values, pairs.clean_probability
+        label, sampled = pairs.verdicts
+        for place, rows in enumerate(standing_masks(pairs.fitted, label)):
             self.unlabelled[place].add(values[rows], clean[rows])
-            self._passing[place] += passes[rows].sum()
+            self._passing[place] += pairs.passes[rows].sum()
         self.labelled.add(values[label != UNLABELLED], clean[label != UNLABELLED])
-        self._labels.update(label.tolist())
+        self._labels.update({said: int((label == said).sum()) for said in (0, 1)})
         self._sample_scores.append(values[sampled])
         self._sample_matched.append(label[sampled] == 1)
 
@@ -98,14 +168,12 @@ class Tally:
         return ByTrusted(self._column, standings, known=self.known, labelled=labelled, seed=seed)
 
 
-def standing_masks(scores: pa.Table, label: npt.NDArray[np.int8]) -> list[npt.NDArray[np.bool_]]:
+def standing_masks(fitted: Bools, label: npt.NDArray[np.int8]) -> list[Bools]:
     """Tells of each standing which samples are of it and labelled by nobody."""
-    fitted, free = scores["fitted"].to_numpy(), label == UNLABELLED
+    free = label == UNLABELLED
     return [free & (fitted == standing) for standing in STANDINGS]
 
 
-def count_kept(
-    scores: pa.Table, label: npt.NDArray[np.int8], keep: npt.NDArray[np.bool_]
-) -> Counts:
+def count_kept(fitted: Bools, label: npt.NDArray[np.int8], keep: Bools) -> Counts:
     """Counts by standing the samples that are kept and that nobody labelled, [s]."""
-    return np.array([(mask & keep).sum() for mask in standing_masks(scores, label)])
+    return np.array([(mask & keep).sum() for mask in standing_masks(fitted, label)])

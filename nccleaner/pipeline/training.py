@@ -10,6 +10,8 @@ import numpy.typing as npt
 import torch
 
 from nccleaner.config import RunConfig
+from nccleaner.errors import UsageError
+from nccleaner.pipeline.backbones import GRU
 from nccleaner.pipeline.device import DeviceTables
 from nccleaner.pipeline.pool import TrainingTables
 from nccleaner.pipeline.reconstructing import build_reconstruction
@@ -22,6 +24,7 @@ from nccleaner.train.learner import Learner, Precision
 from nccleaner.train.networks import Architecture, build_networks
 from nccleaner.train.objective import LossWeights
 from nccleaner.train.rates import Rates
+from nccleaner.train.world import ALONE, World
 
 
 def train_networks(
@@ -32,6 +35,7 @@ def train_networks(
     fit: Callable[..., BetaMixture],
     snapshots: Snapshots,
     reporter: Reporter,
+    world: World = ALONE,
 ) -> tuple[Best, CoTraining]:
     """Trains what is left to train.
 
@@ -42,6 +46,7 @@ def train_networks(
         fit: `fit_mixture` with its settings bound.
         snapshots: Where an earlier run left off, and where this one writes after each epoch.
         reporter: Hears of it.
+        world: The processes that train together; each calls this with the same tables.
 
     Returns:
         The best snapshot, and the training as the last epoch left it.
@@ -51,14 +56,14 @@ def train_networks(
     """
     count = config.train.networks
     steps, epochs, _ = config.train.length(len(data.pool))
-    training = _build_training(data, config, belief, fit)
+    training = _build_training(data, config, belief, fit, world)
     title = (
         f"Training {'one network' if count == 1 else 'two networks'} on {len(data.pool):,} pairs"
     )
     # Dropout draws from the global generator; the caller's is left as it was.
     with (
-        torch.random.fork_rng(),
-        _rounded_products(),
+        torch.random.fork_rng([data.device] if data.device.type == "cuda" else []),
+        _products(rounded=config.train.precision != "float32"),
         reporter.stage(title, count * steps * epochs, "steps") as advance,
     ):
         torch.manual_seed(config.seed)
@@ -76,6 +81,27 @@ def train_networks(
             )
     assert best is not None, "there is one epoch at least"
     return best, training
+
+
+def refuse_to_divide(config: RunConfig) -> None:
+    """Refuses settings that one process only can train with.
+
+    Raises:
+        UsageError: Reconstruction is switched on, or dropout inside a GRU.
+    """
+    train, model = config.train, config.model
+    if train.image_reconstruction or train.caption_reconstruction:
+        raise UsageError(
+            "Reconstruction is trained by one process only.",
+            "Start without torchrun, or with --set train.image_reconstruction=0 "
+            "--set train.caption_reconstruction=0.",
+        )
+    if config.encoders.text == GRU and model.gru_layers > 1 and model.dropout != 0:
+        raise UsageError(
+            f"Dropout between the {model.gru_layers} layers of the GRU is for one process only: "
+            "several would not hide the same.",
+            "Start without torchrun, or with --set model.dropout=0 or model.gru_layers=1.",
+        )
 
 
 def build_architecture(tables: TrainingTables, config: RunConfig) -> Architecture:
@@ -123,12 +149,13 @@ def _build_training(
     config: RunConfig,
     belief: Belief | None,
     fit: Callable[..., BetaMixture],
+    world: World,
 ) -> CoTraining:
     train = config.train
     _, epochs, warm_up_epochs = train.length(len(data.pool))
     starts_frozen = belief is not None and config.purify.belief == "frozen"
     return CoTraining(
-        learners=[_build_learner(data, config, index) for index in range(train.networks)],
+        learners=[_build_learner(data, config, index, world) for index in range(train.networks)],
         features=data.features,
         pool=data.pool,
         meta=type(data.tables.meta)(*(data.on_device(pairs) for pairs in data.tables.meta)),
@@ -147,10 +174,11 @@ def _build_training(
             log_every=train.log_every,
         ),
         seed=config.seed,
+        world=world,
     )
 
 
-def _build_learner(data: DeviceTables, config: RunConfig, index: int) -> Learner:
+def _build_learner(data: DeviceTables, config: RunConfig, index: int, world: World) -> Learner:
     train = config.train
     seed = 2 * config.seed + index
     steps, epochs, _ = train.length(len(data.pool))
@@ -171,6 +199,7 @@ def _build_learner(data: DeviceTables, config: RunConfig, index: int) -> Learner
         averaging=train.averaging,
         precision=training_precision(config, data.device),
         reconstruction=build_reconstruction(data, config, seed=seed),
+        world=world,
     )
 
 
@@ -195,13 +224,13 @@ def _say_resumed(epoch: int, epochs: int) -> str:
 
 
 @contextmanager
-def _rounded_products() -> Iterator[None]:
+def _products(*, rounded: bool) -> Iterator[None]:
     """Lets matrix products round their factors (bfloat16 on CPU, TF32 on CUDA) and sum in float32.
 
     Halves the time of a training step on a CPU with AMX; scoring keeps full precision.
     """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    torch.set_float32_matmul_precision("medium" if rounded else "highest")
     try:
         yield
     finally:

@@ -54,6 +54,11 @@ class Workspace:
         return self.root / "features-fine-tuned"
 
     @property
+    def training(self) -> Path:
+        """The tables that training sees; only while it lasts."""
+        return self.root / "training"
+
+    @property
     def reconstruction(self) -> Path:
         """Images and captions beside their reconstructions; only where those are switched on."""
         return self.root / "reconstruction"
@@ -102,6 +107,11 @@ class Workspace:
     def inputs(self) -> Path:
         """Which shards have scores here, `scores.json`."""
         return self.root / "scores.json"
+
+    @property
+    def embeddings(self) -> Path:
+        """What the networks make of a small data set, for its indexes; safe to delete."""
+        return self.root / "embeddings"
 
     @property
     def clean(self) -> Path:

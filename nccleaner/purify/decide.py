@@ -71,9 +71,9 @@ class ScoreCounts:
             clean_probability: [n], of the same pairs.
         """
         bins = self._bins(scores)
-        self._counts += np.bincount(bins, minlength=_BINS)
-        expected = 1 - np.asarray(clean_probability, dtype=np.float64)
-        self._mismatched += np.bincount(bins, expected, minlength=_BINS)
+        # In place: a portion falls into few of the bins.
+        np.add.at(self._counts, bins, 1)
+        np.add.at(self._mismatched, bins, 1 - np.asarray(clean_probability, dtype=np.float64))
 
     def __add__(self, other: ScoreCounts) -> ScoreCounts:
         both = object.__new__(ScoreCounts)

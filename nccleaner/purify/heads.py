@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 
 Floats = npt.NDArray[np.float64]
 Folds = npt.NDArray[np.int64]
@@ -73,6 +72,8 @@ class EvidenceHead:
 
         start = np.append(np.full(standard.shape[1], 0.5), 0.0)
         bounds = [(0.0, None)] * standard.shape[1] + [(None, None)]
+        from scipy.optimize import minimize  # takes longer to load than a purge to decide
+
         found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds)
         return EvidenceHead(mean, scale, found.x[:-1], float(found.x[-1]))
 

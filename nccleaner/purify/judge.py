@@ -160,6 +160,28 @@ class Judge:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """The two standings of a pair.
+
+    Attributes:
+        fitted: Judges pairs that the networks were trained on.
+        unseen: Judges all others.
+    """
+
+    fitted: Judge
+    unseen: Judge
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain data that `from_json` restores."""
+        return {"fitted": self.fitted.to_json(), "unseen": self.unseen.to_json()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Judges:
+        """Restores both."""
+        return Judges(Judge.from_json(data["fitted"]), Judge.from_json(data["unseen"]))
+
+
 def fit_judge(
     labelled_evidence: Sequence[npt.ArrayLike],
     labelled_similarity: Scores,

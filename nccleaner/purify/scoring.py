@@ -6,10 +6,9 @@ indexes. The object is one safetensors file; nothing in it executes when it is r
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +18,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nccleaner.errors import RunError
 from nccleaner.files import replace_file
 from nccleaner.model.contrast import REFERENCES, Contrast
 from nccleaner.model.mfsr import MainNet
 from nccleaner.model.mscn import MetaNet
-from nccleaner.purify.frozen import Frozen, FrozenEvidence
-from nccleaner.purify.judge import Judge
+from nccleaner.purify.frozen import Frozen, FrozenEvidence, fast_products
+from nccleaner.purify.judge import Judges
+from nccleaner.purify.scorer_file import LAYOUT, damaged, read_description, scorer_identity
 from nccleaner.purify.siblings import Siblings
 from nccleaner.train.networks import Architecture, build_networks, read_own_backbone
 from nccleaner.train.objective import pair_logits
@@ -36,7 +35,6 @@ Scores = npt.NDArray[np.float32]
 # Rounds in which siblings are weighed by what the last one made of them.
 SIBLING_ROUNDS = 2
 _BLOCK_ROWS = 4096
-_LAYOUT = 2
 
 
 class Evidence(NamedTuple):
@@ -71,19 +69,6 @@ class Scored(NamedTuple):
     similarity: npt.NDArray[np.float32]
     corrected_similarity: npt.NDArray[np.float32]
     clean_probability: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Judges:
-    """The two standings of a pair.
-
-    Attributes:
-        fitted: Judges pairs that the networks were trained on.
-        unseen: Judges all others.
-    """
-
-    fitted: Judge
-    unseen: Judge
 
 
 class Scorer:
@@ -229,13 +214,10 @@ class Scorer:
         for name, value in asdict(self.contrast).items():
             tensors[f"contrast.{name}"] = value
         description = {
-            "layout": _LAYOUT,
+            "layout": LAYOUT,
             "siblings": self.siblings,
             "architecture": asdict(self.architecture),
-            "judges": {
-                "fitted": self.judges.fitted.to_json(),
-                "unseen": self.judges.unseen.to_json(),
-            },
+            "judges": self.judges.to_json(),
             "tokenizer": self.tokenizer,
         }
         with replace_file(path) as temporary:
@@ -255,24 +237,13 @@ class Scorer:
         """
         from safetensors import SafetensorError, safe_open
 
-        if not path.exists():
-            raise RunError(f"{path} is not there.", "Run `nccleaner fit` first.")
+        description = read_description(path)
         try:
             with safe_open(path, framework="pt", device=device) as file:
-                description = json.loads((file.metadata() or {})["nccleaner"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            layout = description["layout"]
-        except (SafetensorError, ValueError, LookupError, TypeError) as error:
-            raise _damaged(path, error) from error
-        if layout != _LAYOUT:
-            raise RunError(
-                f"{path} is of layout {layout}, expected {_LAYOUT}.",
-                "Run `nccleaner fit` again with this version.",
-            )
-        try:
             return Scorer._restore(description, tensors, device)
-        except (RuntimeError, ValueError, LookupError, TypeError) as error:
-            raise _damaged(path, error) from error
+        except (SafetensorError, RuntimeError, ValueError, LookupError, TypeError) as error:
+            raise damaged(path, error) from error
 
     @staticmethod
     def _restore(description: dict[str, Any], tensors: dict[str, Tensor], device: str) -> Scorer:
@@ -286,25 +257,25 @@ class Scorer:
             meta_net.load_state_dict(_under(tensors, f"meta_net.{index}."))
             networks.append((main_net.to(device), meta_net.to(device)))
         frozen = _under(tensors, "frozen.")
-        judges = {name: Judge.from_json(data) for name, data in description["judges"].items()}
         return Scorer(
             architecture=architecture,
             networks=networks,
             frozen=FrozenEvidence.from_tensors(frozen) if frozen else None,
             siblings=bool(description["siblings"]),
             contrast=Contrast(**_under(tensors, "contrast.")),
-            judges=Judges(**judges),
+            judges=Judges.from_json(description["judges"]),
             tokenizer=description["tokenizer"],
         )
 
+    @fast_products()
     def _parts(self, main_net: MainNet, modality: str, rows: Tensor) -> Float[Tensor, "n d"]:
-        separate = main_net.separate_images if modality == "image" else main_net.separate_texts
+        embed = main_net.semantic_images if modality == "image" else main_net.semantic_texts
         device = main_net.log_inverse_temperature.device
         return torch.cat(
             [
                 torch.empty(0, self.architecture.joint_width, device=device),
                 *(
-                    separate(block.to(device)).semantic
+                    embed(block.to(device))
                     for block in torch.split(rows, _BLOCK_ROWS)
                     if len(block)
                 ),
@@ -335,17 +306,6 @@ def network_tensors(networks: Sequence[tuple[MainNet, MetaNet]]) -> dict[str, Te
         for kind, net in zip(("main_net", "meta_net"), nets, strict=True)
         for name, value in net.state_dict().items()
     }
-
-
-def scorer_identity(path: Path) -> str:
-    """Returns the SHA-256 of a scorer's file: scores say by it which scorer made them."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _damaged(path: Path, error: Exception) -> RunError:
-    cause = " ".join(str(error).split())
-    return RunError(f"{path} is damaged: {cause}", "Run `nccleaner fit` again.")
 
 
 def _blocks(pairs: Pairs) -> list[Pairs]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,7 +38,9 @@ def highest_share(count: npt.ArrayLike, trials: npt.ArrayLike, *, miss: float) -
     had, tried = np.broadcast_arrays(np.asarray(count, float), np.asarray(trials, float))
     bound = np.ones(had.shape)
     open_ended = had < tried
-    bound[open_ended] = beta.ppf(1 - miss, had[open_ended] + 1, tried[open_ended] - had[open_ended])
+    bound[open_ended] = betaincinv(
+        had[open_ended] + 1, tried[open_ended] - had[open_ended], 1 - miss
+    )
     return bound
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nccleaner.model.contrast import REFERENCES, Contrast
-from nccleaner.train.learner import SCAN_ROWS, Learner
+from nccleaner.train.learner import Learner, scan_pairs
 from nccleaner.train.meta_gradient import MetaGradient
 from nccleaner.train.objective import NoisyBatch, mismatched_for
 from nccleaner.train.pairs import (
@@ -29,9 +29,11 @@ from nccleaner.train.pairs import (
     cycle_batches,
     exchange_captions,
     join_pairs,
+    send,
 )
 from nccleaner.train.reports import EpochReport, StepReport
 from nccleaner.train.state import random_state, set_random_state
+from nccleaner.train.world import ALONE, World
 
 Scores = npt.NDArray[np.float32]
 
@@ -100,6 +102,8 @@ class CoTraining:
         schedule: How long and in which portions.
         seed: Same inputs, seed, device and state of torch's generator (dropout draws from it) give
             the same networks.
+        world: The processes that train together, each with all of these and the same state of
+            torch's generator; their learners have the same world.
     """
 
     def __init__(
@@ -114,12 +118,21 @@ class CoTraining:
         first_weights: Scores | None,
         schedule: Schedule,
         seed: int,
+        world: World = ALONE,
     ) -> None:
         self.learners = learners
         self._features = features
         self._pool = pool
         self._meta = meta
-        self._learned = join_pairs(pool, meta.matched) if schedule.learn_trusted else pool
+        # Batches are drawn on the CPU, where nobody waits for a GPU to tell what was drawn.
+        self._drawn_pool = pool.to("cpu")
+        self._drawn_meta = TrustedPairs(meta.matched.to("cpu"), meta.mismatched.to("cpu"))
+        self._learned = (
+            join_pairs(self._drawn_pool, self._drawn_meta.matched)
+            if schedule.learn_trusted
+            else self._drawn_pool
+        )
+        self._world = world
         self._held_out = held_out
         self._purify = purify
         self._schedule = schedule
@@ -193,7 +206,7 @@ class CoTraining:
         self, index: int, epoch: int, warm_up: bool, on_step: Callable[[], None]
     ) -> _Trained:
         learner, schedule = self.learners[index], self._schedule
-        device = self._pool.image_rows.device
+        device = learner.device
         trusted = cycle_batches(
             len(self._meta.matched),
             batch_size=schedule.trusted_batch_size,
@@ -206,7 +219,7 @@ class CoTraining:
         losses = torch.zeros(self.steps_per_epoch(), 2, device=device)
         rates = []
         for place, batch in enumerate(batches):
-            matched = self._meta.matched.take(next(trusted))
+            matched = self._drawn_meta.matched.take(next(trusted))
             hard = len(matched) // 2 if schedule.hard_mismatched else 0
             rates.append(learner.main_rate)
             losses[place] = torch.stack(
@@ -214,15 +227,15 @@ class CoTraining:
                     NoisyBatch(
                         self._features,
                         self._learned.take(batch),
-                        believed[batch].to(device),
+                        send(believed[batch], device),
                         warm_up,
                     ),
                     matched=matched,
                     # With the hard ones that the trusted loss adds, one for every other matched
                     # pair, there are as many mismatched as matched pairs.
                     mismatched=mismatched_for(
-                        self._meta,
-                        self._pool,
+                        self._drawn_meta,
+                        self._drawn_pool,
                         count=len(matched) - hard,
                         generator=self._generator,
                     ),
@@ -231,6 +244,7 @@ class CoTraining:
                 )
             )
             on_step()
+        (losses,) = self._world.total([losses])
         values = losses.tolist()  # the one wait for the device in an epoch
         main, meta = losses.mean(dim=0).tolist()
         learner.check_finite(main, meta, epoch=epoch)
@@ -254,8 +268,10 @@ class CoTraining:
 
     def _decide_for_other(self, index: int) -> None:
         if self._purify is not None:
-            believed = self._purify(self._scores(self.learners[index]))
-            self._weights[index - 1] = torch.from_numpy(believed)
+            # Every process has all scores: the belief is a posterior with a prior of its own for
+            # each pair, which no histogram holds. `max_pairs` bounds what that takes.
+            believed = torch.from_numpy(self._purify(self._scores(self.learners[index])))
+            self._weights[index - 1] = self._world.same(believed)
 
     def _scores(self, learner: Learner) -> RoundScores:
         images = learner.embed_images(self._features)
@@ -268,7 +284,7 @@ class CoTraining:
         return RoundScores(
             self._picked(images, texts),
             *(
-                learner.logits(images, texts, pairs).sigmoid().cpu().numpy()
+                learner.logits(images, texts, pairs).sigmoid().float().cpu().numpy()
                 for pairs in (self._pool, self._meta.matched, mismatched)
             ),
         )
@@ -280,16 +296,15 @@ class CoTraining:
         contrast = Contrast(images[others.image_rows], texts[others.text_rows], others.image_rows)
         # The odds are against the mean of the others: a batch has many.
         against = math.log(self._schedule.batch_size - 1)
-        chosen = [
-            F.logsigmoid(contrast.of(images[rows_i], texts[rows_t], rows_i) - against).mean(dim=1)
-            for rows_i, rows_t in zip(
-                torch.split(pairs.image_rows, SCAN_ROWS),
-                torch.split(pairs.text_rows, SCAN_ROWS),
-                strict=True,
-            )
-        ]
-        picked: Scores = torch.cat(chosen).exp().cpu().numpy()
-        return picked
+
+        def chosen(block: Pairs) -> Tensor:
+            rows = block.image_rows
+            odds = contrast.of(images[rows], texts[block.text_rows], rows)
+            return F.logsigmoid(odds - against).mean(dim=1)
+
+        picked = scan_pairs(chosen, pairs, world=self._world).exp()
+        scores: Scores = picked.float().cpu().numpy()
+        return scores
 
     def _selection(self) -> float:
         features = Features(*self._features.of(self._held_out))

@@ -20,7 +20,7 @@ from nccleaner.model.mscn import MetaNet
 from nccleaner.train.cotrain import auroc_of_diagonal
 from nccleaner.train.learner import CLIP_NORM, Precision
 from nccleaner.train.objective import LossWeights, NoisyBatch, main_loss
-from nccleaner.train.pairs import Features, Pairs, iter_batches
+from nccleaner.train.pairs import Features, Pairs, iter_batches, rows_of, send
 
 _SCAN_IMAGES = 64
 
@@ -91,7 +91,7 @@ class FineTuning:
         self.networks = networks
         self._pixels = pixels
         self._texts = texts
-        self._pool = pool
+        self._pool = pool.to("cpu")  # where batches are drawn, and images lie
         self._weights = weights
         self._held_out = held_out
         self._loss_weights = loss_weights
@@ -149,7 +149,7 @@ class FineTuning:
         main_net.train()
         # Batch norms, where they are not folded, keep their statistics: batches are small [O].
         backbone.eval()
-        pairs = self._pool.take(batch.to(self._device))
+        pairs = self._pool.take(batch)
         image_rows, image_of = _distinct(pairs.image_rows)
         text_rows, text_of = _distinct(pairs.text_rows)
         enabled = self._precision == "bf16"
@@ -163,7 +163,7 @@ class FineTuning:
                 NoisyBatch(
                     features,
                     Pairs(image_of, text_of),
-                    self._weights[index][batch].to(self._device),
+                    send(self._weights[index][batch], self._device),
                     warm_up=False,
                 ),
                 loss_weights=self._loss_weights,
@@ -178,10 +178,10 @@ class FineTuning:
         return loss.detach()
 
     def _pixels_of(self, rows: Tensor) -> Tensor:
-        return self._pixels[rows.to(self._pixels.device)].to(self._device)
+        return rows_of(self._pixels, rows, self._device)
 
     def _texts_of(self, rows: Tensor) -> Tensor:
-        return self._texts[rows.to(self._texts.device)].to(self._device)
+        return rows_of(self._texts, rows, self._device)
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -23,9 +23,10 @@ from nccleaner.train.objective import (
     pair_logits,
     trusted_loss,
 )
-from nccleaner.train.pairs import Features, Pairs
+from nccleaner.train.pairs import Features, Pairs, send
 from nccleaner.train.rates import Rates
 from nccleaner.train.reconstruction import Reconstruction
+from nccleaner.train.world import ALONE, World
 
 CLIP_NORM = 2.0  # [P]
 SCAN_ROWS = 8192
@@ -47,7 +48,10 @@ class Learner:
             with the last weights.
         precision: `bf16` computes the losses under autocast; weights, gradients, optimisers and
             scoring are float32 either way, and finite differences too.
-        reconstruction: Adds its losses to the main loss; None switches it off.
+        reconstruction: Adds its losses to the main loss; None switches it off. Not for several
+            processes.
+        world: The processes that divide each batch and each scan. All have a learner with the same
+            weights, and all call it alike.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Learner:
         averaging: float,
         precision: Precision,
         reconstruction: Reconstruction | None = None,
+        world: World = ALONE,
     ) -> None:
         self.main_net = main_net
         self.meta_net = meta_net
@@ -71,6 +76,7 @@ class Learner:
         self._weight_decay = weight_decay
         self._averaging = averaging
         self._precision = precision
+        self._world = world
         self.steps = 0
         self.reset_optimisers()
 
@@ -100,6 +106,8 @@ class Learner:
 
         In warm-up W and θ move together, each by its own loss [P].
 
+        Nothing in it waits for the device, whose queue stays full.
+
         Args:
             batch: Pairs of the pool.
             matched: Trusted matched pairs.
@@ -108,14 +116,21 @@ class Learner:
             gradient: How the meta gradient is taken.
 
         Returns:
-            Main and meta loss before the step, still on the device.
+            Main and meta loss before the step, still on the device; of several processes each has
+            its part of either.
         """
         self.main_net.train()
         rate = self.main_rate
 
         def noisy(main_net: MainNet) -> Tensor:
             with self._autocast(gradient):
-                return main_loss(main_net, self.meta_net, batch, loss_weights=self._loss_weights)
+                return main_loss(
+                    main_net,
+                    self.meta_net,
+                    batch,
+                    loss_weights=self._loss_weights,
+                    world=self._world,
+                )
 
         meta_value = torch.zeros(())
 
@@ -129,6 +144,7 @@ class Learner:
                     matched=matched,
                     mismatched=mismatched,
                     hard_mismatched=hard_mismatched,
+                    world=self._world,
                 )
             meta_value = loss.detach()
             return loss
@@ -141,6 +157,7 @@ class Learner:
             noisy_loss=noisy,
             trusted_loss=trusted,
             virtual_step_size=rate,
+            world=self._world,
         )
         for parameter, value in zip(theta, gradients, strict=True):
             parameter.grad = value
@@ -154,9 +171,11 @@ class Learner:
                 batch,
                 loss_weights=self._loss_weights,
                 reconstruction=None if self.reconstruction is None else self.reconstruction.loss,
+                world=self._world,
             )
         self._main_optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self._add_up_gradients()
         torch.nn.utils.clip_grad_norm_(self.main_net.parameters(), CLIP_NORM)
         _set_rate(self._main_optimiser, rate)
         self._main_optimiser.step()
@@ -187,13 +206,13 @@ class Learner:
     def embed_images(self, features: Features) -> Float[Tensor, "n d"]:
         """Returns the semantic parts of all images, by the averaged weights."""
         net = self.average_net.eval()
-        return torch.cat([net.separate_images(x).semantic for x in self._blocks(features.images)])
+        return self._scan(net.semantic_images, features.images)
 
     @torch.no_grad()
     def embed_texts(self, features: Features) -> Float[Tensor, "n d"]:
         """Returns the semantic parts of all captions, by the averaged weights."""
         net = self.average_net.eval()
-        return torch.cat([net.separate_texts(x).semantic for x in self._blocks(features.texts)])
+        return self._scan(net.semantic_texts, features.texts)
 
     @torch.no_grad()
     def logits(
@@ -201,15 +220,12 @@ class Learner:
     ) -> Float[Tensor, " n"]:
         """Returns the logits of the corrected similarities of pairs of embedded rows."""
         net = self.average_net.eval()
-        return torch.cat(
-            [
-                pair_logits(net, self.meta_net, images[rows_i], texts[rows_t])
-                for rows_i, rows_t in zip(
-                    torch.split(pairs.image_rows, SCAN_ROWS),
-                    torch.split(pairs.text_rows, SCAN_ROWS),
-                    strict=True,
-                )
-            ]
+        return scan_pairs(
+            lambda block: pair_logits(
+                net, self.meta_net, images[block.image_rows], texts[block.text_rows]
+            ),
+            pairs,
+            world=self._world,
         )
 
     def check_finite(self, main_loss: float, meta_loss: float, *, epoch: int) -> None:
@@ -235,16 +251,24 @@ class Learner:
     def _autocast(self, gradient: MetaGradient = "direct") -> AbstractContextManager[object]:
         # What is perturbed for a finite difference is below bfloat16's rounding.
         enabled = self._precision == "bf16" and gradient != "finite_difference"
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
+        return torch.autocast(self.device.type, torch.bfloat16) if enabled else nullcontext()
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the networks are."""
         return self.main_net.log_inverse_temperature.device
 
-    def _blocks(self, table: Tensor) -> Iterator[Tensor]:
-        """The rows of a table, wherever it is, in portions on the device of the networks."""
-        for block in torch.split(table, SCAN_ROWS):
-            yield block.to(self._device)
+    def _scan(self, embed: Callable[[Tensor], Tensor], table: Tensor) -> Tensor:
+        """Embeds all rows of a table, wherever it is, in portions on the device of the networks."""
+        rows = self._world.rows(len(table))
+        blocks = torch.split(table[rows.own], SCAN_ROWS)
+        return rows.gather(torch.cat([embed(send(block, self.device)) for block in blocks]))
+
+    def _add_up_gradients(self) -> None:
+        reached = [one for one in self.main_net.parameters() if one.grad is not None]
+        parts = [one.grad for one in reached if one.grad is not None]
+        for parameter, total in zip(reached, self._world.total(parts), strict=True):
+            parameter.grad = total
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -252,6 +276,18 @@ class Learner:
         decay = min(self._averaging, self.steps / (self.steps + 10))
         for old, new in zip(self.average_net.parameters(), self.main_net.parameters(), strict=True):
             old.lerp_(new, 1 - decay)
+
+
+def scan_pairs(
+    score: Callable[[Pairs], Tensor], pairs: Pairs, *, world: World
+) -> Float[Tensor, " n"]:
+    """Returns the score of each pair, computed in portions, and by all processes together."""
+    rows = world.rows(len(pairs))
+    own = pairs.take(rows.own)
+    blocks = zip(
+        torch.split(own.image_rows, SCAN_ROWS), torch.split(own.text_rows, SCAN_ROWS), strict=True
+    )
+    return rows.gather(torch.cat([score(Pairs(*block)) for block in blocks]))
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nccleaner.model.mfsr import MainNet
+from nccleaner.train.world import ALONE, World
 
 MetaGradient = Literal["direct", "finite_difference", "exact", "none"]
 Loss = Callable[[MainNet], Tensor]
@@ -26,6 +27,7 @@ def meta_gradient(
     noisy_loss: Loss,
     trusted_loss: Loss,
     virtual_step_size: float,
+    world: World = ALONE,
 ) -> tuple[Tensor, ...]:
     """Returns ∇_θ L_meta for each of `meta_parameters`; both networks are as before afterwards.
 
@@ -44,6 +46,7 @@ def meta_gradient(
         noisy_loss: L(W, θ) as a function of the main network; depends on θ through its closure.
         trusted_loss: L_meta(W, θ), likewise.
         virtual_step_size: η.
+        world: The processes among which the losses are divided; all get the same gradient.
     """
     if kind == "none":
         with torch.no_grad():
@@ -51,30 +54,39 @@ def meta_gradient(
         return tuple(torch.zeros_like(parameter) for parameter in meta_parameters)
     if kind == "direct":
         with _constant(main_net):
-            return torch.autograd.grad(trusted_loss(main_net), meta_parameters)
+            return world.total(torch.autograd.grad(trusted_loss(main_net), meta_parameters))
     if kind == "finite_difference":
         return _finite_difference(
-            main_net, meta_parameters, noisy_loss, trusted_loss, step_size=virtual_step_size
+            main_net,
+            meta_parameters,
+            noisy_loss,
+            trusted_loss,
+            step_size=virtual_step_size,
+            world=world,
         )
     # cuDNN's recurrent layers have no double backward.
     with torch.backends.cudnn.flags(enabled=False):
-        look_ahead = virtual_step(main_net, noisy_loss, step_size=virtual_step_size)
+        look_ahead = virtual_step(main_net, noisy_loss, step_size=virtual_step_size, world=world)
         objective = _Bound(main_net, trusted_loss)
         loss = torch.func.functional_call(
             objective, {f"main_net.{name}": value for name, value in look_ahead.items()}, ()
         )
-        return torch.autograd.grad(loss, meta_parameters)
+        return world.total(torch.autograd.grad(loss, meta_parameters))
 
 
-def virtual_step(main_net: MainNet, noisy_loss: Loss, *, step_size: float) -> dict[str, Tensor]:
+def virtual_step(
+    main_net: MainNet, noisy_loss: Loss, *, step_size: float, world: World = ALONE
+) -> dict[str, Tensor]:
     """Returns Ŵ(θ) = W − η ∇_W L(W, θ) by parameter name, as a differentiable function of θ."""
     parameters = dict(main_net.named_parameters())
-    gradients = torch.autograd.grad(
-        noisy_loss(main_net),
-        list(parameters.values()),
-        create_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
+    gradients = world.total(
+        torch.autograd.grad(
+            noisy_loss(main_net),
+            list(parameters.values()),
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
     )
     return {
         name: parameter - step_size * gradient
@@ -89,6 +101,7 @@ def _finite_difference(
     trusted_loss: Loss,
     *,
     step_size: float,
+    world: World,
 ) -> tuple[Tensor, ...]:
     """∂_θ L_meta(Ŵ, θ) − η [∇_θ L(W + εu, θ) − ∇_θ L(W − εu, θ)] / 2ε with u = ∇_Ŵ L_meta.
 
@@ -100,9 +113,9 @@ def _finite_difference(
     device = parameters[0].device
     with _full_precision(main_net, device):
         rewind = _remember_draws(device)
-        step = _gradients(noisy_loss(main_net), parameters)
+        step = _gradients(noisy_loss(main_net), parameters, world)
         with _moved(parameters, step, by=-step_size):
-            both = _gradients(trusted_loss(main_net), [*meta_parameters, *parameters])
+            both = _gradients(trusted_loss(main_net), [*meta_parameters, *parameters], world)
         go_on = _remember_draws(device)
         direct, direction = both[: len(meta_parameters)], both[len(meta_parameters) :]
         norm = torch.stack([part.norm() for part in direction]).norm()
@@ -112,7 +125,7 @@ def _finite_difference(
         for by in (epsilon, -epsilon):
             rewind()
             with _moved(parameters, direction, by=by):
-                sides.append(_gradients(noisy_loss(main_net), meta_parameters))
+                sides.append(_gradients(noisy_loss(main_net), meta_parameters, world))
         go_on()
     return tuple(
         first - step_size * (up - down) / (2 * epsilon)
@@ -120,9 +133,11 @@ def _finite_difference(
     )
 
 
-def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _gradients(loss: Tensor, parameters: Sequence[Tensor], world: World) -> tuple[Tensor, ...]:
     """The gradient of each parameter, zero where the loss does not depend on it."""
-    return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return world.total(
+        torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    )
 
 
 @contextmanager

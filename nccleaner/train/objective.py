@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nccleaner.model.losses import (
@@ -21,7 +21,9 @@ from nccleaner.model.losses import (
 )
 from nccleaner.model.mfsr import MainNet, Parts
 from nccleaner.model.mscn import MetaNet
+from nccleaner.model.rows import Rows
 from nccleaner.train.pairs import Features, Pairs, TrustedPairs
+from nccleaner.train.world import ALONE, World
 
 # λ_img L_G + λ_cap L_cap of the parts of images and captions.
 ReconstructionLoss = Callable[[Parts, Parts, Pairs], Tensor]
@@ -55,8 +57,9 @@ class NoisyBatch(NamedTuple):
 
     Attributes:
         features: The table that `pairs` points into.
-        pairs: The pairs of the batch.
-        weights: [b] in [0, 1], how much each pair is believed.
+        pairs: The pairs of the batch, on any device; those that are on the CPU, as they are drawn,
+            keep nothing waiting for a GPU.
+        weights: [b] in [0, 1], how much each pair is believed; where the networks are.
         warm_up: Plain margin and the mean over negatives, instead of adaptive and hardest.
     """
 
@@ -73,6 +76,7 @@ def main_loss(
     *,
     loss_weights: LossWeights,
     reconstruction: ReconstructionLoss | None = None,
+    world: World = ALONE,
 ) -> Float[Tensor, ""]:
     """L = λ_nce L_nce + λ_rank L_rank + λ_mo L_mo + λ_sp L_sp + reconstruction (METHOD 1 and 2).
 
@@ -81,11 +85,17 @@ def main_loss(
         meta_net: The meta network.
         batch: Pairs of the pool.
         loss_weights: Weights of the terms.
-        reconstruction: Adds λ_img L_G + λ_cap L_cap; belief does not weigh it.
+        reconstruction: Adds λ_img L_G + λ_cap L_cap; belief does not weigh it. Not for several
+            processes.
+        world: Divides the batch: what is returned is then the part of own rows in the loss.
     """
-    image, text = main_net(*batch.features.of(batch.pairs))
-    cosines = image.semantic @ text.semantic.T  # [b, b]
-    excluded = no_negatives(batch.pairs.image_rows) | no_negatives(batch.pairs.text_rows)
+    device, rows = batch.weights.device, world.rows(len(batch.pairs))
+    own = batch.pairs.take(rows.own)
+    image, text = main_net(*batch.features.of(own, device=device), rows)
+    texts = rows.gather(text.semantic)  # [n, d]
+    cosines = image.semantic @ texts.T  # [b, n]
+    pairs = batch.pairs.to(device)
+    excluded = no_negatives(pairs.image_rows, rows) | no_negatives(pairs.text_rows, rows)
     loss: Tensor = cosines.new_zeros(())
     if loss_weights.info_nce:
         loss = loss + loss_weights.info_nce * info_nce_loss(
@@ -93,28 +103,31 @@ def main_loss(
             inverse_temperature=main_net.inverse_temperature,
             weights=batch.weights,
             excluded=excluded,
+            rows=rows,
         )
     if loss_weights.hinge:
-        vectors = main_net.similarity_vector.pairwise(image.semantic, text.semantic)  # [b, b, s]
-        corrected = meta_net(vectors, cosines).sigmoid()  # [b, b]
-        margins = torch.full_like(batch.weights, loss_weights.margin)
+        vectors = main_net.similarity_vector.pairwise(image.semantic, texts)  # [b, n, s]
+        corrected = meta_net(vectors, cosines).sigmoid()  # [b, n]
+        margins = torch.full_like(batch.weights[rows.own], loss_weights.margin)
         if loss_weights.adaptive_margin and not batch.warm_up:
-            margins = adaptive_margin(corrected.diagonal(), margin=loss_weights.margin)
+            matched = corrected.diagonal(offset=rows.own.start)
+            margins = adaptive_margin(matched, margin=loss_weights.margin)
         loss = loss + loss_weights.hinge * hinge_loss(
             corrected,
             margins=margins,
             weights=batch.weights,
             excluded=excluded,
             hardest=not batch.warm_up,
+            rows=rows,
         )
     if loss_weights.modality:
         loss = loss + loss_weights.modality * modality_loss(
-            image, text, margin=loss_weights.modality_margin
+            image, text, margin=loss_weights.modality_margin, rows=rows
         )
     if loss_weights.specific:
-        loss = loss + loss_weights.specific * specific_loss(image, text)
+        loss = loss + loss_weights.specific * specific_loss(image, text, rows=rows)
     if reconstruction is not None:
-        loss = loss + reconstruction(image, text, batch.pairs)
+        loss = loss + reconstruction(image, text, own)
     return loss
 
 
@@ -126,6 +139,7 @@ def trusted_loss(
     matched: Pairs,
     mismatched: Pairs,
     hard_mismatched: bool,
+    world: World = ALONE,
 ) -> Float[Tensor, ""]:
     """L_meta: cross-entropy of corrected similarities on trusted pairs (METHOD 2).
 
@@ -137,16 +151,27 @@ def trusted_loss(
         mismatched: Pairs known or made to be mismatched [k].
         hard_mismatched: Whether every other pair of `matched` serves, with the highest-scoring
             wrong caption of the batch, as a mismatched pair too [O].
+        world: Divides the pairs: what is returned is then the part of own rows in the loss.
     """
-    image, text = main_net(*features.of(matched))
-    other_image, other_text = main_net(*features.of(mismatched))
+    device = meta_net.bias.device
+    rows, other_rows = world.rows(len(matched)), world.rows(len(mismatched))
+    image, text = main_net(*features.of(matched.take(rows.own), device=device), rows)
+    other_image, other_text = main_net(
+        *features.of(mismatched.take(other_rows.own), device=device), other_rows
+    )
     images, texts = other_image.semantic, other_text.semantic
+    count: int | Tensor = len(mismatched)
+    usable = None
     if hard_mismatched:
-        hard_image, hard_text = _hardest(image.semantic, text.semantic, matched)
-        images, texts = torch.cat([images, hard_image]), torch.cat([texts, hard_text])
+        hard = _hardest(image.semantic, text.semantic, matched.to(device), rows)
+        others = torch.ones(len(images), dtype=torch.bool, device=device)
+        images, texts = torch.cat([images, hard.images]), torch.cat([texts, hard.texts])
+        usable, count = torch.cat([others, hard.usable]), count + hard.total
     return meta_loss(
         pair_logits(main_net, meta_net, image.semantic, text.semantic),
         pair_logits(main_net, meta_net, images, texts),
+        counts=(len(matched), count),
+        usable=usable,
     )
 
 
@@ -163,15 +188,33 @@ def pair_logits(
     return logits
 
 
+class _Hard(NamedTuple):
+    """Images with the highest-scoring wrong caption of the batch.
+
+    Attributes:
+        images: Of every other pair, counted over the whole batch.
+        texts: Any caption where all are the image's own.
+        usable: Whether there is a wrong one. All pairs stay: picking these would wait for them.
+        total: How many are usable in the whole batch.
+    """
+
+    images: Float[Tensor, "h d"]
+    texts: Float[Tensor, "h d"]
+    usable: Bool[Tensor, " h"]
+    total: Tensor
+
+
 def _hardest(
-    images: Float[Tensor, "m d"], texts: Float[Tensor, "m d"], pairs: Pairs
-) -> tuple[Float[Tensor, "h d"], Float[Tensor, "h d"]]:
-    same = pairs.image_rows[:, None] == pairs.image_rows[None, :]
-    same = same | (pairs.text_rows[:, None] == pairs.text_rows[None, :])
-    cosines = (images @ texts.T).detach().masked_fill(same, -torch.inf)  # [m, m]
-    best = cosines.max(dim=1)
-    usable = (best.values > -torch.inf) & (torch.arange(len(images), device=images.device) % 2 == 0)
-    return images[usable], texts[best.indices[usable]]
+    images: Float[Tensor, "b d"], texts: Float[Tensor, "b d"], pairs: Pairs, rows: Rows
+) -> _Hard:
+    same = pairs.image_rows[::2, None] == pairs.image_rows
+    same = same | (pairs.text_rows[::2, None] == pairs.text_rows)  # [every other, m]
+    usable = ~same.all(dim=1)
+    every_other = slice(rows.own.start % 2, None, 2)  # of own rows
+    own = slice((rows.own.start + 1) // 2, (rows.own.stop + 1) // 2)
+    images, texts = images[every_other], rows.gather(texts)
+    cosines = (images @ texts.T).detach().masked_fill(same[own], -torch.inf)  # [h, m]
+    return _Hard(images, texts[cosines.argmax(dim=1)], usable[own], usable.sum())
 
 
 def mismatched_for(

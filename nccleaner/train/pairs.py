@@ -22,9 +22,18 @@ class Features(NamedTuple):
     images: Tensor
     texts: Tensor
 
-    def of(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Returns the rows of pairs on the device of the pairs; the tables may be on another."""
-        return _rows(self.images, pairs.image_rows), _rows(self.texts, pairs.text_rows)
+    def of(self, pairs: Pairs, *, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Returns the rows of pairs.
+
+        Args:
+            pairs: On any device; on that of the tables, or the CPU, nothing waits for them.
+            device: Where the rows go; None: to the pairs. The tables may be elsewhere.
+        """
+        device = device or pairs.image_rows.device
+        return (
+            rows_of(self.images, pairs.image_rows, device),
+            rows_of(self.texts, pairs.text_rows, device),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +46,13 @@ class Pairs:
     image_rows: Int[Tensor, " n"]
     text_rows: Int[Tensor, " n"]
 
-    def take(self, index: Tensor) -> Pairs:
+    def take(self, index: Tensor | slice) -> Pairs:
         """Returns the pairs at `index`."""
         return Pairs(self.image_rows[index], self.text_rows[index])
+
+    def to(self, device: torch.device | str) -> Pairs:
+        """Returns the pairs on a device."""
+        return Pairs(send(self.image_rows, device), send(self.text_rows, device))
 
     def __len__(self) -> int:
         return len(self.image_rows)
@@ -60,8 +73,16 @@ class TrustedPairs(NamedTuple):
     mismatched: Pairs
 
 
-def _rows(table: Tensor, rows: Int[Tensor, " n"]) -> Tensor:
-    return table[rows.to(table.device)].to(rows.device)
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Moves a tensor to a device; nothing waits for it on the way from the CPU to a GPU."""
+    if tensor.device.type == "cpu" and torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def rows_of(table: Tensor, rows: Int[Tensor, " n"], device: torch.device) -> Tensor:
+    """Returns rows of a table on a device; table and row numbers may be on another."""
+    return send(table[send(rows, table.device)], device)
 
 
 def exchange_captions(pairs: Pairs, *, generator: torch.Generator) -> Pairs:

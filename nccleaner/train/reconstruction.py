@@ -31,7 +31,7 @@ from nccleaner.model.reconstruction import (
     generator_loss,
     realness_loss,
 )
-from nccleaner.train.pairs import Pairs
+from nccleaner.train.pairs import Pairs, send
 
 _BETAS = (0.5, 0.999)  # of generator and discriminators [P]
 
@@ -113,7 +113,7 @@ class ImageReconstruction:
             agreement(condition, true),
             agreement(condition, generated),
             agreement(condition, true.roll(1, dims=0)),
-            differs=rows != rows.roll(1),
+            differs=send(rows != rows.roll(1), self._device),
         )
         self._optimisers["discriminators"].zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -123,7 +123,7 @@ class ImageReconstruction:
     def true_images(self, rows: Int[Tensor, " b"]) -> Float[Tensor, "b 3 64 64"]:
         """Returns targets as the networks see them, in [-1, 1]."""
         chosen = self._targets[rows.to(self._targets.device)]
-        images: Tensor = chosen.to(self._device)  # [b, 64, 64, 3]
+        images = send(chosen, self._device)  # [b, 64, 64, 3]
         return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
     @torch.no_grad()
@@ -186,7 +186,7 @@ class CaptionReconstruction:
     def loss(self, parts: Parts, rows: Int[Tensor, " b"]) -> Float[Tensor, ""]:
         """Returns L_cap."""
         self._optimiser.zero_grad()
-        logits, said = self.decoder(parts, self.true_tokens(rows).to(self._device))
+        logits, said = self.decoder(parts, self.true_tokens(rows))
         return caption_loss(logits, said)
 
     def step(self) -> None:

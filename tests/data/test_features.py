@@ -50,6 +50,10 @@ class ColorEncoder:
         means = torch.tensor(images).float().mean((1, 2)) / 255
         return (self.scale * self.layer(means)).numpy()
 
+    def start(self, images):
+        features = self.encode(images)
+        return lambda: features
+
 
 class LengthEncoder:
     """Encodes a caption as its length and its number of spaces."""
@@ -135,6 +139,22 @@ def test_the_encoder_gets_full_batches_in_order(shard, root):
     part = extract(shard, root, image_encoder=encoder)
     assert encoder.batches == [4, 4, 1], "nine different drawings"
     assert part.samples["image_row"].to_pylist()[:12] == [*range(9), 0, 1, 2]
+
+
+def test_the_next_batch_is_started_before_the_last_is_waited_for(shard, root):
+    class PatientEncoder(ColorEncoder):
+        """Notes when a batch is started and when its features are fetched."""
+
+        def start(self, images):
+            wait = super().start(images)
+            number = len(self.batches)
+            events.append(f"start {number}")
+            return lambda: events.append(f"fetch {number}") or wait()
+
+    events: list[str] = []
+    part = extract(shard, root, image_encoder=PatientEncoder())
+    assert events == ["start 1", "start 2", "fetch 1", "start 3", "fetch 2", "fetch 3"]
+    assert np.array_equal(part.image, extract(shard, root).image)
 
 
 def test_rejects_are_rows_with_their_reasons(tmp_path, root):

@@ -21,6 +21,7 @@ NOT_RUN = {
     "nccleaner demo": "takes minutes; tests/cli runs its parts, and the README's figures are of it",
     "nccleaner download": "needs a web server; tests/pipeline has one on loopback",
     "--preset clip": "downloads weights; tests/pipeline runs it with a tiny tower from a file",
+    "--engine ray": "tests/pipeline/test_ray_engine.py has a cluster",
     "DIR/": "benchmarks/noise.py types it",
     "f30k/": "needs a copy of Flickr30K; tests/benchmarks has small folders of its form",
     "coco": "needs a copy of MS-COCO, likewise",

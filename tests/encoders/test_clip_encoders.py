@@ -121,7 +121,7 @@ def test_published_preprocessing_is_used_for_a_file_of_that_model(tmp_path, monk
 
 def test_both_halves_share_one_model(name):
     towers = load_clip(name, device="cpu")
-    assert towers.image._network.backbone.model is towers.text._model
+    assert towers.image.network.backbone.model is towers.text._model
     assert towers.image.spec == ImageSpec(size_px=32, resize_px=32)
 
 

@@ -81,6 +81,30 @@ def test_the_fast_type_agrees(resnet, weights, pixels):
     assert cosines(encoder.encode(pixels), torchvision_features(resnet, pixels)).min() > 0.999
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_is_left_to_its_work_and_gives_the_features_of_the_cpu(weights, exact):
+    squares = np.random.default_rng(1).integers(0, 256, (4, 8, 224, 224, 3), np.uint8)
+    on_gpu = load_image_encoder("resnet50", weights=weights, device="cuda")
+    on_cpu = load_image_encoder("resnet50", weights=weights, device="cpu")
+    started = [on_gpu.start(batch) for batch in squares]
+    for wait, batch in zip(started, squares, strict=True):
+        features = wait()
+        assert np.array_equal(features, on_gpu.encode(batch)), "batches do not mix"
+        assert cosines(features, on_cpu.encode(batch)).min() > 0.9999
+
+
+def test_features_do_not_depend_on_the_number_of_threads(weights):
+    squares = np.random.default_rng(2).integers(0, 256, (20, 224, 224, 3), np.uint8)
+    encoder = load_image_encoder("resnet50", weights=weights, device="cpu")
+    before = torch.get_num_threads()
+    features = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        features.append(encoder.encode(squares))
+    torch.set_num_threads(before)
+    assert np.array_equal(*features)
+
+
 def test_features_do_not_depend_on_the_global_random_numbers(weights, pixels):
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -120,5 +120,5 @@ def test_an_example_that_cannot_work_says_why(
     tmp_path, monkeypatch, type_example, script, arguments
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="missing.*(Check|Give) the path"):
+    with pytest.raises(SystemExit, match=r"missing.*(Check|Give) the path"):
         type_example(script, *arguments)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from purged import SCORES, purge, scores_of
+from purged import SCORES, purge, scores_of, strings
 
 from nccleaner.errors import RunError
 from nccleaner.identity import derive_uid
@@ -176,9 +176,10 @@ def test_tables_about_other_samples_are_refused(tmp_path: Path) -> None:
             metadata=pa.table({"a": [1]}),
             scores=scores_of(["0"], [OK]),
             keep=np.array([True]),
-            reasons=[""],
-            uids=[None],
+            reasons=strings([""]),
+            uids=strings([None]),
             first_row=0,
+            stamp="",
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -202,9 +203,10 @@ def test_a_wrong_decision_writes_nothing(
             metadata=pa.table({"a": keys}),
             scores=scores_of(keys, status),
             keep=np.array([True] * (len(keys) - 1) + [False]),
-            reasons=reasons,
-            uids=[None] * len(keys),
+            reasons=strings(reasons),
+            uids=strings([None] * len(keys)),
             first_row=0,
+            stamp="",
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -217,8 +219,10 @@ def test_an_error_while_writing_leaves_the_earlier_purge(
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     write = manifests._write
 
-    def fail_on_rejects(table: pa.Table, path: Path, names: dict[str, str]) -> None:
-        write(table, path, names)
+    def fail_on_rejects(
+        table: pa.Table, path: Path, names: dict[str, str], written: manifests.Written
+    ) -> None:
+        write(table, path, names, written)
         if "reason" in names:
             raise OSError("no space")
 

@@ -46,7 +46,7 @@ def test_both_halves_share_one_model_and_a_mixture_takes_one(tmp_path):
     architecture, weights = write_tiny_clip(tmp_path)
     name = f"open_clip:{architecture}/{weights}"
     backbones = Backbones(EncodersConfig(image=name, text=name, device="cpu"))
-    assert backbones.image._network.backbone.model is backbones.text._model
+    assert backbones.image.network.backbone.model is backbones.text._model
     assert Backbones(EncodersConfig(image=name, text="gru", device="cpu")).text is None
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from smallfit import tiny
 
 from nccleaner.data.features import FeaturePart
 from nccleaner.data.matching import TrustedPair
-from nccleaner.errors import InputError, TrustedError
+from nccleaner.errors import InputError, RunError, TrustedError
 from nccleaner.pipeline.labelled import LabelledPair
 from nccleaner.pipeline.pool import build_tables, image_identities
 from nccleaner.records import OK, Shard, ShardReport
@@ -125,6 +126,22 @@ def test_features_belong_to_their_pairs(parts, trusted, tmp_path):
         assert text.tolist() == [length] * WIDTH
     identities = tables.identities[tables.pool.image_rows[:1]]
     assert identities.tolist() == image_identities([digest(30)]).tolist()
+
+
+def test_another_process_maps_the_files_and_is_sent_the_rest(parts, trusted, tmp_path):
+    tables = build(parts, trusted, tmp_path)
+    sent = tables.without_files(tmp_path / "tables")
+    assert not any(len(table) for table in sent.features)
+
+    found = sent.with_files(tmp_path / "tables")
+
+    for ours, others in zip(tables.features, found.features, strict=True):
+        assert torch.equal(ours, others)
+    assert found.pool == tables.pool
+    assert found.held_out == tables.held_out
+    with pytest.raises(RunError, match=r"image\.npy is not there") as caught:
+        sent.with_files(tmp_path)
+    assert "reach" in caught.value.next_step
 
 
 def test_targets_are_in_the_rows_of_the_features(parts, trusted, tmp_path):

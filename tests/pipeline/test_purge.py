@@ -14,7 +14,7 @@ from smallfit import write_csv
 
 import nccleaner
 from nccleaner.errors import PrecisionError, RunError, TrustedError, UsageError
-from nccleaner.pipeline import purge as module
+from nccleaner.pipeline import division as module
 from nccleaner.pipeline.reporter import SilentReporter
 
 
@@ -124,6 +124,121 @@ def test_the_same_purge_writes_the_same_bytes(run):
     first = read()
     nccleaner.purge(run, threshold=0.4)
     assert read() == first
+
+
+def stats_of(folder):
+    return {
+        path.relative_to(folder): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "summary.json"
+    }
+
+
+def contents_of(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith("keepset")
+    }
+
+
+def test_what_would_come_out_the_same_is_not_written_again(run):
+    clean = run / "clean"
+    nccleaner.purge(run, threshold=0.4)
+    before = stats_of(clean)
+
+    summary = nccleaner.purge(run, threshold=0.4).summary
+    assert stats_of(clean) == before
+    scores = np.array(sorted(untrusted_scores(run, "corrected_similarity").values()))
+    between = float(scores[scores >= np.float32(0.4)][0])  # keeps the same pairs
+    other = nccleaner.purge(run, threshold=between).summary
+
+    assert stats_of(clean) == before
+    assert other.cut_off.value == between
+    assert (other.kept, other.dropped) == (summary.kept, summary.dropped)
+
+
+def test_only_shards_from_the_first_change_on_are_written_again(run):
+    clean = run / "clean"
+    nccleaner.purge(run, threshold=0.0)
+    last = sorted((run / "scores").glob("*.parquet"))[-1]
+    table = pq.read_table(last)
+    lowest = {
+        key: score
+        for key, score in untrusted_scores(run, "corrected_similarity").items()
+        if key in set(table["key"].to_pylist())
+    }
+    others = untrusted_scores(run, "corrected_similarity").items() - lowest.items()
+    threshold = float(np.nextafter(np.float32(min(lowest.values())), np.float32(1)))
+    changes_others = any(score < threshold for _, score in others)
+    before = stats_of(clean / "manifest")
+
+    nccleaner.purge(run, threshold=threshold)
+
+    changed = {path for path, stat in stats_of(clean / "manifest").items() if stat != before[path]}
+    first = min(changed)
+    assert {path for path in before if path >= first} == changed
+    assert changes_others or changed == {last.relative_to(run / "scores")}
+
+
+def test_an_interruption_anywhere_ends_in_the_same_files(run, monkeypatch):
+    nccleaner.purge(run, threshold=0.7)
+    expected = contents_of(run / "clean")
+    write = module.write_manifest
+    for survivors in range(2):
+        nccleaner.purge(run, threshold=0.3)
+        done = []
+
+        def killed(*args, done=done, survivors=survivors, **kwargs):
+            if len(done) == survivors:
+                raise KeyboardInterrupt
+            done.append(kwargs["shard"])
+            return write(*args, **kwargs)
+
+        monkeypatch.setattr(module, "write_manifest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            nccleaner.purge(run, threshold=0.7)
+        monkeypatch.undo()
+        assert not (run / "clean" / "summary.json").exists()
+        assert not (run / "clean" / "index").exists()
+        between = stats_of(run / "clean" / "manifest")
+
+        nccleaner.purge(run, threshold=0.7)
+
+        assert contents_of(run / "clean") == expected
+        after = stats_of(run / "clean" / "manifest")
+        unchanged = {path.stem for path in between if between[path] == after[path]}
+        assert unchanged == set(done)
+
+
+def test_a_damaged_manifest_is_written_again(run):
+    nccleaner.purge(run, threshold=0.4)
+    expected = contents_of(run / "clean")
+    for folder in ("manifest", "rejected"):
+        path = sorted((run / "clean" / folder).glob("*.parquet"))[0]
+        path.write_bytes(path.read_bytes()[:-20])
+    foreign = run / "clean" / "manifest" / "another.parquet"
+    foreign.write_bytes(b"left by an earlier purge of other shards")
+
+    nccleaner.purge(run, threshold=0.4)
+
+    assert contents_of(run / "clean") == expected
+
+
+def test_without_indexes_those_of_another_purge_go(run):
+    nccleaner.purge(run, threshold=0.4)
+    index = run / "clean" / "index"
+    assert index.exists()
+
+    nccleaner.purge(run, threshold=0.6, index=False)
+    assert not index.exists()
+    assert len(nccleaner.KeepSet(run)) == len(np.load(run / "clean" / "uids.npy"))
+    with pytest.raises(RunError):
+        nccleaner.search(run, "a bird")
+
+    nccleaner.index(run, kind="flat")
+    nccleaner.purge(run, threshold=0.6, index=False)
+    assert index.exists()  # it is of these very pairs
 
 
 def test_scores_that_are_there_are_used_and_missing_ones_made(run):

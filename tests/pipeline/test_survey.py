@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from purged import strings
 
 from nccleaner.output.manifests import write_manifest
 from nccleaner.pipeline import survey as module
@@ -41,9 +42,10 @@ def write(clean: Path, scores: pa.Table, keep: np.ndarray | None = None) -> None
         metadata=pa.table({"key": scores["key"]}),
         scores=scores,
         keep=keep,
-        reasons=[MISMATCHED if s == OK else s for s in scores["status"].to_pylist()],
-        uids=[None] * len(scores),
+        reasons=strings([MISMATCHED if s == OK else s for s in scores["status"].to_pylist()]),
+        uids=strings([None] * len(scores)),
         first_row=0,
+        stamp="",
     )
 
 

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from nccleaner.errors import RunError
 from nccleaner.purify import scoring as module
 from nccleaner.purify.frozen import Frozen, FrozenEvidence
-from nccleaner.purify.judge import fit_judge
-from nccleaner.purify.scoring import Judges, Scorer, scorer_identity
+from nccleaner.purify.judge import Judges, fit_judge
+from nccleaner.purify.scorer_file import scorer_identity
+from nccleaner.purify.scoring import Scorer
 from nccleaner.purify.siblings import Siblings
 from nccleaner.train.networks import Architecture, build_networks
 from nccleaner.train.pairs import Features, Pairs

@@ -9,6 +9,7 @@ import torch
 from networks import ALL_LOSSES, build_main_net, build_meta_net, latent_features, rows
 
 from nccleaner.errors import TrainingError
+from nccleaner.model.towers import GRUTower
 from nccleaner.train.learner import Learner
 from nccleaner.train.objective import NoisyBatch, main_loss, pair_logits, trusted_loss
 from nccleaner.train.pairs import Features
@@ -286,3 +287,31 @@ def test_features_that_are_not_finite_show_in_the_losses():
     images[3, 2] = math.inf
     main, _ = step(build_learner(), features=Features(images, FEATURES.texts))
     assert not main.isfinite()
+
+
+@pytest.mark.parametrize("warm_up", [True, False])
+@pytest.mark.parametrize("text", ["frozen", "gru"])
+@pytest.mark.parametrize("gradient", ["direct", "exact", "none"])
+def test_a_step_never_waits_for_the_device(gradient, text, warm_up):
+    """The meta device has no values to wait for: what asks for one fails."""
+    texts = FEATURES.texts
+    learner = build_learner(dropout=0.3)
+    if text == "gru":
+        texts = torch.ones(40, 5, dtype=torch.long)
+        tower = GRUTower(vocabulary=9, embedding_width=4, layers=2, joint_width=5, dropout=0.0)
+        learner.main_net.text_tower = tower.double()
+        learner.average_net.text_tower = copy.deepcopy(tower)
+    for name in ("main_net", "meta_net", "average_net"):
+        setattr(learner, name, getattr(learner, name).to("meta"))
+    features = Features(FEATURES.images.to("meta"), texts.to("meta"))
+    drawn = NoisyBatch(features, rows(range(10)), torch.ones(10, device="meta"), warm_up)
+    losses = learner.step(
+        drawn,
+        matched=MATCHED,
+        mismatched=MISMATCHED,
+        hard_mismatched=True,
+        gradient=gradient,
+    )
+    assert all(loss.device.type == "meta" for loss in losses)
+    with pytest.raises(RuntimeError):
+        losses[0].item()

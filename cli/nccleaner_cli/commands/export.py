@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from nccleaner.output.exports.formats import SAMPLES_PER_SHARD, ExportFormat
-from nccleaner_cli.command import Command, output_option, run_option, shows_result
+from nccleaner_cli.command import (
+    Command,
+    engine_option,
+    output_option,
+    run_option,
+    shows_result,
+)
 from nccleaner_cli.console import Display
 from nccleaner_cli.text import command_line, duration, quantity
 
 if TYPE_CHECKING:
+    from nccleaner.pipeline.engines import EngineName
     from nccleaner.pipeline.results import ExportResult
 
 _HELP = """Writes the pairs that `nccleaner purge` kept into the folder OUT.
@@ -61,6 +68,7 @@ _PARTS = {"webdataset": "tar", "csv": "folder", "clip-retrieval": "part", "datac
     metavar="N",
     help="Pairs in a tar, or in a folder of images.",
 )
+@engine_option()
 @shows_result
 def export(
     display: Display,
@@ -70,6 +78,7 @@ def export(
     output: Path | None,
     format_: ExportFormat,
     samples_per_shard: int,
+    engine: EngineName,
 ) -> ExportResult:
     """Runs the command."""
     import nccleaner
@@ -80,6 +89,7 @@ def export(
         format=format_,
         samples_per_shard=samples_per_shard,
         output=output,
+        engine=engine,
         reporter=display,
     )
     display.heading(f"Wrote {quantity(result.pairs, 'pair')} to {out}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nccleaner_cli.command import Command, run_option, run_words, shows_result
+from nccleaner_cli.command import Command, engine_option, run_option, run_words, shows_result
 from nccleaner_cli.console import Display
 from nccleaner_cli.errors import exit_codes
 from nccleaner_cli.results import show_fit
@@ -20,6 +20,7 @@ from nccleaner_cli.settings import (
 from nccleaner_cli.text import command_line
 
 if TYPE_CHECKING:
+    from nccleaner.pipeline.engines import EngineName
     from nccleaner.pipeline.results import FitResult
 
 _HELP = """Reads SHARDS, extracts the features of images and captions, and trains on them, guided
@@ -69,6 +70,7 @@ def _list_settings(ctx: click.Context, _parameter: click.Parameter, asked: bool)
     help="The trusted pairs: CSV, TSV or Parquet.",
 )
 @run_option()
+@engine_option()
 @click.option(
     "--preset",
     metavar="NAME",
@@ -115,6 +117,7 @@ def fit(
     shards: tuple[str, ...],
     meta: Path,
     run: Path,
+    engine: EngineName,
     preset: str | None,
     assignments: tuple[str, ...],
     config_file: Path | None,
@@ -125,7 +128,9 @@ def fit(
 
     import nccleaner
 
-    result = nccleaner.fit(shards, meta=meta, run=run, config=config, reporter=display)
+    result = nccleaner.fit(
+        shards, meta=meta, run=run, config=config, engine=engine, reporter=display
+    )
     show_fit(display, result)
     display.heading(f"Saved in {run}. Next:")
     display.command(command_line("nccleaner", "purge", *run_words(run)))

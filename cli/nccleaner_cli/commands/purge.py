@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nccleaner_cli.command import Command, output_option, run_option, run_words, shows_result
+from nccleaner_cli.command import (
+    Command,
+    engine_option,
+    output_option,
+    run_option,
+    run_words,
+    shows_result,
+)
 from nccleaner_cli.console import Display
 from nccleaner_cli.results import show_purge
 from nccleaner_cli.text import command_line
 
 if TYPE_CHECKING:
+    from nccleaner.pipeline.engines import EngineName
     from nccleaner.pipeline.results import PurgeResult
     from nccleaner.purify.decide import Column
 
@@ -45,6 +53,7 @@ _DEFAULT_SCORE = "corrected-similarity"
         "nccleaner purge --keep-fraction 0.5",
         "nccleaner purge --target-precision 0.95",
         "nccleaner purge --target-precision 0.95 --sample labels.csv",
+        "nccleaner purge --keep-fraction 0.5 --no-index",
     ],
     then="Look at pairs with `nccleaner report` and `nccleaner search`, train on those in "
     "clean/manifest, "
@@ -74,10 +83,16 @@ _DEFAULT_SCORE = "corrected-similarity"
     "file; estimates then rest on them alone.",
 )
 @click.option(
+    "--no-index",
+    is_flag=True,
+    help="Leave out the FAISS indexes; `nccleaner index` builds them later.",
+)
+@click.option(
     "--by",
     type=click.Choice(list(_SCORES)),
     help=f"The score that the cut-off is on.  [default: {_DEFAULT_SCORE}]",
 )
+@engine_option()
 @shows_result
 def purge(
     display: Display,
@@ -88,7 +103,9 @@ def purge(
     keep_fraction: float | None,
     target_precision: float | None,
     sample: Path | None,
+    no_index: bool,
     by: str | None,
+    engine: EngineName,
 ) -> PurgeResult:
     """Runs the command."""
     automatic = threshold is None and keep_fraction is None and target_precision is None
@@ -102,13 +119,17 @@ def purge(
         keep_fraction=keep_fraction,
         target_precision=target_precision,
         sample=sample,
+        index=not no_index,
         output=output,
+        engine=engine,
         reporter=display,
     )
     show_purge(display, result)
     display.heading(f"Written to {result.folder}. Next:")
     words = run_words(run, output)
     display.command(command_line("nccleaner", "report", *words))
+    if no_index:
+        display.command(command_line("nccleaner", "index", *words))
     display.command(command_line("nccleaner", "search", "a red car", *words))
     if automatic:
         display.command(command_line("nccleaner", "purge", *words, "--target-precision", "0.9"))

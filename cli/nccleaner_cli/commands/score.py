@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nccleaner_cli.command import Command, output_option, run_option, run_words, shows_result
+from nccleaner_cli.command import (
+    Command,
+    engine_option,
+    output_option,
+    run_option,
+    run_words,
+    shows_result,
+)
 from nccleaner_cli.console import Display
 from nccleaner_cli.results import show_reading
 from nccleaner_cli.text import command_line, duration
 
 if TYPE_CHECKING:
+    from nccleaner.pipeline.engines import EngineName
     from nccleaner.pipeline.results import ScoreResult
 
 _HELP = """Scores every pair with what `nccleaner fit` learned, one Parquet file a shard.
@@ -34,14 +42,20 @@ Other SHARDS may be named: fit on a sample, score everything. Keep them apart wi
 @click.argument("shards", nargs=-1)
 @run_option()
 @output_option()
+@engine_option()
 @shows_result
 def score(
-    display: Display, *, shards: tuple[str, ...], run: Path, output: Path | None
+    display: Display,
+    *,
+    shards: tuple[str, ...],
+    run: Path,
+    output: Path | None,
+    engine: EngineName,
 ) -> ScoreResult:
     """Runs the command."""
     import nccleaner
 
-    result = nccleaner.score(run, shards or None, output=output, reporter=display)
+    result = nccleaner.score(run, shards or None, output=output, engine=engine, reporter=display)
     show_reading(display, result.reading, str(result.folder))
     display.facts({"Time": duration(result.seconds)})
     display.heading(f"Scores are in {result.folder}. Next:")

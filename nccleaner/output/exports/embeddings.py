@@ -10,30 +10,34 @@ then nothing fits any more. Numbers have one width, as readers sort names as tex
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from nccleaner.files import remove_leftovers, replace_file, write_parquet
+from nccleaner.files import replace_file, write_parquet
 
 _FOLDERS = ("img_emb", "text_emb", "metadata")
 
 
+@dataclass(frozen=True, slots=True)
 class EmbeddingFolder:
-    """Writes the parts of one folder; clears what a killed run left half-written.
+    """Writes the parts of one folder.
 
-    Args:
+    Attributes:
         out: The folder.
         parts: How many there will be.
     """
 
-    def __init__(self, out: Path, *, parts: int) -> None:
-        self._out = out
-        self._width = len(str(parts - 1))
-        for name in _FOLDERS:
-            remove_leftovers(out / name)
+    out: Path
+    parts: int
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Those in which files appear."""
+        return tuple(self.out / name for name in _FOLDERS)
 
     def has(self, part: int) -> bool:
         """Whether a part is there, whole."""
@@ -63,7 +67,8 @@ class EmbeddingFolder:
         write_parquet(metadata, self._path(rows, part, "parquet"))
 
     def _path(self, name: str, part: int, suffix: str) -> Path:
-        return self._out / name / f"{name}_{part:0{self._width}d}.{suffix}"
+        width = len(str(self.parts - 1))
+        return self.out / name / f"{name}_{part:0{width}d}.{suffix}"
 
 
 def _unit(rows: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

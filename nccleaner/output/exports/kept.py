@@ -127,6 +127,32 @@ class KeptPairs:
             )
 
 
+class KeptPortions:
+    """The kept pairs in equal portions; those that are asked for in order are read in one pass.
+
+    Args:
+        pairs: The pairs.
+        size: Pairs in each portion but the last.
+    """
+
+    def __init__(self, pairs: KeptPairs, *, size: int) -> None:
+        self._pairs, self._size = pairs, size
+        self._stream: Iterator[KeptPair] = iter(())
+        self._next: int | None = None
+
+    def read(self, number: int) -> Iterator[KeptPair]:
+        """Reads the portion with a number, from 0.
+
+        Raises:
+            ShardError: A shard has changed since it was purged, or its storage failed.
+        """
+        if number != self._next:
+            self._stream = self._pairs.read(number * self._size)
+        self._next = None
+        yield from islice(self._stream, self._size)
+        self._next = number + 1
+
+
 def _suffix(image: bytes) -> str:
     """Names an image by its first bytes; a pair's image is known to be of one of three kinds."""
     if image.startswith(b"\x89PNG"):

@@ -3,19 +3,20 @@
     pairs.tsv              filepath, title; separated by tabs, as open_clip expects; written last
     images/00000/          KEY.jpg|png|webp, and `pairs.tsv` with the rows of this folder
 
-A folder under its real name is whole, and so are those before it.
+A folder under its real name is whole.
 """
 
 from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from nccleaner.files import remove_leftovers, replace_file, replace_folder
-from nccleaner.output.exports.formats import count_done, portion_names
+from nccleaner.files import replace_file, replace_folder
+from nccleaner.output.exports.formats import ExportFormat
 from nccleaner.output.exports.kept import KeptPair, KeptPairs
 
 TABLE = "pairs.tsv"
@@ -30,62 +31,54 @@ _MISSING = frozenset(
 )
 
 
-def write_table_and_images(
-    pairs: KeptPairs, out: Path, *, samples_per_shard: int, progress: Callable[[int], None]
-) -> int:
-    """Writes all pairs; after an interruption it goes on after the last whole folder.
+@dataclass(frozen=True, slots=True)
+class ImageFolders:
+    """Writes folders of images and the table of them; see `Portioned`.
 
-    The image bytes are copied as they are. `filepath` is absolute: open_clip would look for others
-    in the folder that it is started in.
+    `filepath` is absolute: open_clip would look for others in the folder that it is started in.
 
-    Args:
-        pairs: What to write.
-        out: The folder.
-        samples_per_shard: Pairs in each folder of images but the last.
-        progress: Called with the number of pairs that are done since the last call.
-
-    Returns:
-        The number of folders of images.
-
-    Raises:
-        ShardError: A shard has changed since it was purged, or its storage failed.
+    Attributes:
+        out: The folder, without links.
     """
-    images = out.resolve() / "images"
-    remove_leftovers(images)
-    folders = [images / name for name in portion_names(len(pairs), samples_per_shard)]
-    done = count_done(folder.exists() for folder in folders)
-    progress(min(done * samples_per_shard, len(pairs)))
-    stream = pairs.read(done * samples_per_shard)
-    for folder in folders[done:]:
-        _write_folder(folder, islice(stream, samples_per_shard), samples_per_shard, progress)
-    with replace_file(out / TABLE) as temporary, temporary.open("wb") as table:
-        for number, folder in enumerate(folders):
-            with (folder / TABLE).open("rb") as part:
-                header = part.readline()
-                table.write(b"" if number else header)
-                shutil.copyfileobj(part, table)
-    return len(folders)
 
+    format: ClassVar[ExportFormat] = "csv"
+    out: Path
 
-def _write_folder(
-    folder: Path,
-    pairs: Iterable[KeptPair],
-    samples_per_shard: int,
-    progress: Callable[[int], None],
-) -> None:
-    digits = len(str(samples_per_shard - 1))
-    with (
-        replace_folder(folder) as temporary,
-        (temporary / TABLE).open("w", encoding="utf-8", newline="") as file,
-    ):
-        # All in quotes: else a caption with a carriage return would end the row.
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL)
-        writer.writerow(["filepath", "title"])
-        for row, pair in enumerate(pairs):
-            name = f"{folder.name}{row:0{digits}d}.{pair.suffix}"
-            (temporary / name).write_bytes(pair.image)
-            writer.writerow([str(folder / name), _for_pandas(pair.caption)])
-            progress(1)
+    @property
+    def portions(self) -> Path:
+        """`images`."""
+        return self.out / "images"
+
+    def has(self, name: str) -> bool:
+        """Whether a folder of images is there."""
+        return (self.portions / name).exists()
+
+    def write(
+        self, name: str, pairs: Iterable[KeptPair], *, digits: int, progress: Callable[[int], None]
+    ) -> None:
+        """Writes a folder of images with its table."""
+        folder = self.portions / name
+        with (
+            replace_folder(folder) as temporary,
+            (temporary / TABLE).open("w", encoding="utf-8", newline="") as file,
+        ):
+            # All in quotes: else a caption with a carriage return would end the row.
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL)
+            writer.writerow(["filepath", "title"])
+            for row, pair in enumerate(pairs):
+                image = f"{name}{row:0{digits}d}.{pair.suffix}"
+                (temporary / image).write_bytes(pair.image)
+                writer.writerow([str(folder / image), _for_pandas(pair.caption)])
+                progress(1)
+
+    def finish(self, names: Sequence[str], pairs: KeptPairs) -> None:  # noqa: ARG002
+        """Writes the table of all folders."""
+        with replace_file(self.out / TABLE) as temporary, temporary.open("wb") as table:
+            for number, name in enumerate(names):
+                with (self.portions / name / TABLE).open("rb") as part:
+                    header = part.readline()
+                    table.write(b"" if number else header)
+                    shutil.copyfileobj(part, table)
 
 
 def _for_pandas(caption: str) -> str:

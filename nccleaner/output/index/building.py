@@ -40,6 +40,8 @@ from nccleaner.output.index.training import train_index
 
 Vectors = npt.NDArray[np.float32]
 
+# A search reads all names that lie together; of fewer there were too many groups to list.
+_IDS_TOGETHER = 10_000
 # Pairs whose captions look for images and whose images look for captions, as a search does: one
 # half of them finds how thoroughly to search, the other measures the recall of that.
 _QUERIES = 200
@@ -161,13 +163,17 @@ def build_indexes(
 
 
 def _write_ids(vectors: PairVectors, path: Path) -> None:
-    first = 0
+    first, unwritten = 0, IDS_SCHEMA.empty_table()
     with pq.ParquetWriter(path, IDS_SCHEMA, **PARQUET_OPTIONS) as file:
         for shard, keys in vectors.names():
-            rows = pa.array(range(first, first + len(keys)), pa.int64())
+            rows = pa.array(np.arange(first, first + len(keys)))
             columns = [rows, pa.repeat(shard, len(keys)), pa.array(keys, pa.string())]
-            file.write_table(pa.table(columns, schema=IDS_SCHEMA))
+            unwritten = pa.concat_tables([unwritten, pa.table(columns, schema=IDS_SCHEMA)])
             first += len(keys)
+            if unwritten.num_rows >= _IDS_TOGETHER:
+                file.write_table(unwritten)
+                unwritten = IDS_SCHEMA.empty_table()
+        file.write_table(unwritten)
     assert first == vectors.count, "a row without a name"
 
 
@@ -181,7 +187,7 @@ def _build(
 ) -> tuple[int, float | None]:
     """Trains, fills, measures and writes one index; returns its effort and its recall."""
     draw = np.random.default_rng(seed)
-    sample = np.sort(draw.choice(vectors.count, plan.sample, replace=False))
+    sample = _draw_rows(draw, plan.sample, vectors.count)
     asking: Modality = "text" if modality == "image" else "image"
     queries = np.sort(draw.integers(vectors.count, size=_QUERIES if vectors.count else 0))
     exact = ExactNearest(vectors.at(asking, queries))
@@ -207,6 +213,15 @@ def _build(
     set_effort(finished, plan.kind, effort)
     filling.write()
     return effort, recall
+
+
+def _draw_rows(draw: np.random.Generator, size: int, count: int) -> npt.NDArray[np.int64]:
+    """Draws different rows of `count`, ascending: one of each of `size` equal stretches.
+
+    Memory is that of what is drawn.
+    """
+    ends = np.arange(size + 1) * count // max(size, 1)
+    return draw.integers(ends[:-1], ends[1:])
 
 
 def _measure(index: Any, kind: Kind, exact: ExactNearest) -> tuple[int, float]:

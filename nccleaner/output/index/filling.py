@@ -18,6 +18,9 @@ from nccleaner.output.index.library import lists_of, load_faiss
 
 # What FAISS writes, as the last four bytes, for an index that has no lists.
 _NO_LISTS = b"il00"
+# A row has its number beside its code, and a list that grows takes up to twice what it needs.
+_ROW_BYTES = 8
+_GROWTH = 2
 
 
 class Filling(Protocol):
@@ -90,7 +93,8 @@ class FillingOnDisk:
         self._index.add_with_ids(vectors, rows)
         self._lists.quantizer = self._own_finder  # the one that can be written
         self._count += len(vectors)
-        if self._lists.ntotal * self._lists.code_size >= self._memory_bytes:
+        row_bytes = _GROWTH * (self._lists.code_size + _ROW_BYTES)
+        if self._lists.ntotal * row_bytes >= self._memory_bytes:
             self._write_block()
 
     def finish(self) -> Any:

@@ -32,6 +32,8 @@ _CODEWORDS = 256
 TRAINING_A_CODEWORD = 64
 _MAX_CODE_BYTES = 64
 _FLOAT_BYTES = 4
+# What may be held in memory holds the sample and, as much again, what training makes of it.
+_COPIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def plan_index(kind: Kind, *, count: int, dim: int, memory_bytes: int) -> Plan:
             "Use --kind flat, which is exact, or --kind auto.",
         )
     # However little memory there is, a few thousand vectors are needed.
-    affordable = min(count, max(memory_bytes // (_FLOAT_BYTES * dim), _FLAT_BELOW))
+    affordable = min(count, max(memory_bytes // (_COPIES * _FLOAT_BYTES * dim), _FLAT_BELOW))
     lists = max(1, min(4 * isqrt(count), affordable // _TRAINING_A_LIST))
     if kind == "ivf-flat":
         sample = min(affordable, TRAINING_A_CODEWORD * lists)

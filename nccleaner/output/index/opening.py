@@ -30,13 +30,16 @@ IDS_FILE = "ids.parquet"
 ABOUT_FILE = "index.json"
 IDS_SCHEMA = pa.schema([("row", pa.int64()), ("shard", pa.string()), ("key", pa.string())])
 
-# The checksum of an index reads at most this much of it: at scale it is far larger than memory.
+# A checksum reads at most this much of a file: at scale it is far larger than memory.
 _BLOCKS = 64
 _BLOCK_BYTES = 1 << 20
 
 
 class PairIndex:
     """The indexes of a purge, open for search; made by `open_index`.
+
+    Lists and ids are read where a search needs them: what is in memory does not grow with the
+    number of pairs, but for the graph of kind `hnsw`.
 
     Attributes:
         dim: Numbers in an embedding.
@@ -45,10 +48,10 @@ class PairIndex:
     """
 
     def __init__(
-        self, indexes: Mapping[Modality, Any], ids: pa.Table, *, kind: Kind, scorer: str
+        self, indexes: Mapping[Modality, Any], ids: pq.ParquetFile, *, kind: Kind, scorer: str
     ) -> None:
         self.dim: int = indexes["image"].d
-        self.count: int = ids.num_rows
+        self.count: int = ids.metadata.num_rows
         self.scorer = scorer
         self._kind = kind
         self._indexes = indexes
@@ -96,8 +99,18 @@ class PairIndex:
 
     def ids(self, rows: npt.NDArray[np.int64]) -> list[tuple[str, str]]:
         """Names the pairs of m rows: shard and key of each."""
-        found = self._ids.take(pa.array(rows, pa.int64()))
-        return list(zip(found["shard"].to_pylist(), found["key"].to_pylist(), strict=True))
+        metadata = self._ids.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        ends = np.cumsum(sizes)
+        groups = np.searchsorted(ends, rows, side="right")
+        names: dict[int, tuple[str, str]] = {}
+        for group in np.unique(groups):
+            inside = rows[groups == group]
+            table = self._ids.read_row_group(group, ["shard", "key"])
+            found = table.take(pa.array(inside - (ends[group] - sizes[group])))
+            pairs = zip(found["shard"].to_pylist(), found["key"].to_pylist(), strict=True)
+            names.update(zip(inside.tolist(), pairs, strict=True))
+        return [names[row] for row in rows.tolist()]
 
 
 def open_index(folder: Path) -> PairIndex:
@@ -119,12 +132,12 @@ def open_index(folder: Path) -> PairIndex:
         modality: faiss.read_index(str(folder / index_file(modality)), flag)
         for modality in MODALITIES
     }
-    ids = pq.read_table(folder / IDS_FILE)
+    ids = pq.ParquetFile(folder / IDS_FILE)
+    named = ids.metadata.num_rows
     counts = {modality: index.ntotal for modality, index in indexes.items()}
-    if set(counts.values()) | {ids.num_rows} != {about["count"]}:
+    if set(counts.values()) | {named} != {about["count"]}:
         raise _disagreement(
-            folder,
-            f"{ABOUT_FILE} tells of {about['count']} pairs, ids of {ids.num_rows}, {counts}",
+            folder, f"{ABOUT_FILE} tells of {about['count']} pairs, ids of {named}, {counts}"
         )
     return PairIndex(indexes, ids, kind=about["kind"], scorer=about["scorer"])
 
@@ -132,7 +145,10 @@ def open_index(folder: Path) -> PairIndex:
 def _read_about(folder: Path) -> dict[str, Any]:
     path = folder / ABOUT_FILE
     if not path.is_file():
-        raise RunError(f"{folder} holds no index.", "Run `nccleaner purge` first.")
+        raise RunError(
+            f"{folder} holds no index.",
+            "Build it with `nccleaner index`; there must have been a `nccleaner purge`.",
+        )
     try:
         about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return {name: about[name] for name in ("kind", "count", "scorer", "checksums")}
@@ -149,21 +165,15 @@ def index_file(modality: Modality) -> str:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Hashes what belongs together: all of the ids, enough of an index to tell it from others."""
-    files = {index_file(modality): _sample_checksum for modality in MODALITIES}
-    files[IDS_FILE] = _checksum
+    """Hashes what belongs together, enough of each file to tell it from others."""
+    names = [*(index_file(modality) for modality in MODALITIES), IDS_FILE]
     try:
-        return {name: checksum(folder / name) for name, checksum in files.items()}
+        return {name: _checksum(folder / name) for name in names}
     except FileNotFoundError as error:
         raise _disagreement(folder, f"{Path(error.filename).name} is missing") from error
 
 
 def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sample_checksum(path: Path) -> str:
     """Hashes size and content; of a file above 64 MiB, 64 blocks evenly spread over it."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())

@@ -8,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from builders import Row, make_rows, write_webdataset_shard
 from PIL import Image
+from portions import write_all
 from purged import purge_shards
 
 from nccleaner.output.exports.card import dataset_card
 from nccleaner.output.exports.kept import KeptPairs
-from nccleaner.output.exports.webdataset import write_webdataset
+from nccleaner.output.exports.webdataset import TarFolder
 
 SIZE = 8
 
@@ -39,7 +40,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> KeptPairs:
         table = table.append_column(name, column)
     pq.write_table(table, path)
     pairs = purge_shards(folder / "shards", folder / "clean", lambda _: True)
-    write_webdataset(pairs, folder / "out", samples_per_shard=SIZE, progress=lambda _: None)
+    write_all(TarFolder(folder / "out"), pairs, samples_per_shard=SIZE)
     return pairs
 
 

@@ -22,7 +22,7 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def folder(rows: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("embeddings")
-    writer = EmbeddingFolder(out, parts=len(SIZES))
+    writer = EmbeddingFolder(out, len(SIZES))
     ends = np.cumsum(SIZES)
     for part, end in enumerate(ends):
         mine = slice(end - SIZES[part], end)
@@ -67,11 +67,3 @@ def test_names_sort_as_numbers_do(folder: Path) -> None:
     names = sorted(path.name for path in (folder / "metadata").iterdir())
     assert names == [f"metadata_{number:02d}.parquet" for number in range(len(SIZES))]
     assert [pq.read_metadata(folder / "metadata" / name).num_rows for name in names] == SIZES
-
-
-def test_what_a_killed_run_left_is_cleared(folder: Path) -> None:
-    leftover = folder / "text_emb" / ".nccleaner-tmp-0123abcd-text_emb_00.npy"
-    leftover.write_bytes(b"half")
-    EmbeddingFolder(folder, parts=len(SIZES))
-    assert not leftover.exists()
-    assert len(list((folder / "text_emb").iterdir())) == len(SIZES)

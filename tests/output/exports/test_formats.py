@@ -1,6 +1,6 @@
 import pytest
 
-from nccleaner.output.exports.formats import count_done, portion_names
+from nccleaner.output.exports.formats import portion_names
 
 
 @pytest.mark.parametrize("pairs", [1, 4, 5, 9])
@@ -15,9 +15,3 @@ def test_names_sort_as_numbers_do_however_many() -> None:
     names = portion_names(100_001, 1)
     assert names == sorted(names)
     assert (names[0], names[-1]) == ("000000", "100000")
-
-
-def test_what_comes_after_a_gap_is_not_done() -> None:
-    assert count_done([True, True, False, True]) == 2
-    assert count_done(iter([True])) == 1
-    assert count_done([]) == 0

@@ -9,7 +9,7 @@ from purged import purge_shards
 
 from nccleaner.data.locations import find_shards
 from nccleaner.errors import RunError, ShardError
-from nccleaner.output.exports.kept import KeptPairs
+from nccleaner.output.exports.kept import KeptPairs, KeptPortions
 
 
 def encoded(kind: str) -> bytes:
@@ -123,3 +123,27 @@ def test_the_identity_is_that_of_what_was_kept(shards: Path, tmp_path: Path) -> 
     same = purge_shards(shards, tmp_path / "same", lambda _: True)
     other = purge_shards(shards, tmp_path / "other", lambda key: key != "000000000")
     assert one.identity() == same.identity() != other.identity()
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 1, 2]])
+def test_portions_are_the_same_in_any_order(pairs: KeptPairs, order: list[int]) -> None:
+    everything = list(pairs.read())
+    portions = KeptPortions(pairs, size=2)
+    for number in order:
+        assert list(portions.read(number)) == everything[2 * number : 2 * number + 2]
+
+
+def test_after_a_portion_that_was_left_the_next_one_is_whole(pairs: KeptPairs) -> None:
+    portions = KeptPortions(pairs, size=2)
+    next(portions.read(0))
+    assert list(portions.read(1)) == list(pairs.read())[2:4]
+
+
+def test_portions_in_order_are_read_in_one_pass(pairs: KeptPairs, shards: Path) -> None:
+    portions = KeptPortions(pairs, size=1)
+    everything = list(pairs.read())
+    assert list(portions.read(0)) == everything[:1]
+    (shards / "00000.tar").unlink()  # what is open stays readable
+    assert list(portions.read(1)) == everything[1:2]
+    with pytest.raises(ShardError, match=r"00000\.tar"):
+        list(portions.read(0))

@@ -7,11 +7,12 @@ import pytest
 import torch
 from builders import Row, make_rows, write_webdataset_shard
 from open_clip_train.data import CsvDataset, get_csv_dataset
+from portions import write_all
 from purged import purge_shards
 from tinyclip import train_on, write_tiny_clip
 
 from nccleaner.output.exports.kept import KeptPairs
-from nccleaner.output.exports.openclip import write_table_and_images
+from nccleaner.output.exports.openclip import ImageFolders
 
 # As pandas must return them; the second where it cannot.
 CAPTIONS = {
@@ -47,7 +48,7 @@ def pairs(tmp_path: Path) -> KeptPairs:
 
 
 def write(pairs: KeptPairs, out: Path) -> int:
-    return write_table_and_images(pairs, out, samples_per_shard=SIZE, progress=lambda _: None)
+    return write_all(ImageFolders(out), pairs, samples_per_shard=SIZE)
 
 
 def read(table: Path) -> CsvDataset:
@@ -104,7 +105,7 @@ def test_it_goes_on_where_it_was_interrupted(pairs: KeptPairs, tmp_path: Path, s
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_table_and_images(pairs, out, samples_per_shard=SIZE, progress=interrupt)
+        write_all(ImageFolders(out), pairs, samples_per_shard=SIZE, progress=interrupt)
     assert not (out / "pairs.tsv").exists()
     killed = (
         out / "images" / ".nccleaner-tmp-0123abcd-00000"

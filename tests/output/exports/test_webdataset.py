@@ -10,6 +10,7 @@ import pytest
 from builders import LIMITS, Row, make_rows, write_webdataset_shard
 from open_clip_train.data import get_wds_dataset
 from PIL import Image
+from portions import write_all
 from purged import purge_shards
 from tinyclip import train_on, write_tiny_clip
 from wdsreading import files_left_open, read_tars
@@ -18,7 +19,7 @@ from nccleaner.data.locations import find_shards
 from nccleaner.data.reading import ShardReading
 from nccleaner.errors import ShardError
 from nccleaner.output.exports.kept import KeptPairs
-from nccleaner.output.exports.webdataset import write_webdataset
+from nccleaner.output.exports.webdataset import TarFolder
 from nccleaner.records import OK
 
 SIZE = 4
@@ -43,7 +44,7 @@ def pairs(tmp_path: Path) -> KeptPairs:
 
 def write(pairs: KeptPairs, out: Path) -> list[int]:
     done: list[int] = []
-    write_webdataset(pairs, out, samples_per_shard=SIZE, progress=done.append)
+    write_all(TarFolder(out), pairs, samples_per_shard=SIZE, progress=done.append)
     return done
 
 
@@ -121,7 +122,7 @@ def test_it_goes_on_where_it_was_interrupted(pairs: KeptPairs, tmp_path: Path, s
 
     out = tmp_path / "out"
     try:
-        write_webdataset(pairs, out, samples_per_shard=SIZE, progress=interrupt)
+        write_all(TarFolder(out), pairs, samples_per_shard=SIZE, progress=interrupt)
     except KeyboardInterrupt:
         whole = {*contents(tmp_path / "whole").items()}
         assert {*contents(out).items()} <= whole

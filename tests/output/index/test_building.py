@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from vectors import SomeVectors, build
 
+from nccleaner.output.index import building
+from nccleaner.output.index.building import _draw_rows
 from nccleaner.output.index.kinds import KINDS
 from nccleaner.output.index.library import comparing_many
 from nccleaner.output.index.opening import open_index
@@ -100,6 +102,30 @@ def test_an_earlier_index_survives_an_error_and_gives_way_to_a_whole_one(tmp_pat
     build(folder, SomeVectors({"a": 5}, seed=1))
     assert open_index(folder).count == 5
     assert {path.name for path in tmp_path.iterdir()} == {"index"}
+
+
+@pytest.mark.parametrize(("size", "count"), [(0, 0), (0, 9), (1, 1), (7, 7), (5, 8), (100, 12_345)])
+def test_a_sample_is_of_different_rows_from_all_over(size: int, count: int) -> None:
+    drawn = np.stack([_draw_rows(np.random.default_rng(s), size, count) for s in range(400)])
+    assert drawn.shape == (400, size)
+    assert (np.diff(drawn, axis=1) > 0).all()
+    if size:
+        assert np.isin(drawn, np.arange(count)).all()
+        assert drawn.mean() == pytest.approx((count - 1) / 2, abs=0.5 + 0.005 * count)
+        assert len(np.unique(drawn)) > 0.9 * count or count > 400
+
+
+def test_names_are_found_wherever_they_lie_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "_IDS_TOGETHER", 250)
+    counts = {"a": 100, "b": 0, "c": 700, "d": 1, "e": 249, "f": 50}
+    build(tmp_path, SomeVectors(counts))
+    names = [(shard, f"{row:05d}") for shard, count in counts.items() for row in range(count)]
+    assert pq.ParquetFile(tmp_path / "ids.parquet").num_row_groups == 3
+    index = open_index(tmp_path)
+    for rows in ([0], [1099], [800, 5, 800, 1050, 99, 100], list(range(1100))[::-1], []):
+        assert index.ids(np.array(rows, np.int64)) == [names[row] for row in rows]
 
 
 def test_faiss_is_left_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -74,3 +74,22 @@ def test_the_least_effort_that_is_enough_is_chosen(vectors, queries):
     assert find_effort(search, exact, efforts=[1, 2, 4], target=0.4) == (4, pytest.approx(0.4))
     assert find_effort(search, exact, efforts=[1, 5, 9, 17], target=0.5) == (5, pytest.approx(0.5))
     assert find_effort(search, exact, efforts=[4, 8, 16], target=0.95) == (8, pytest.approx(0.8))
+
+
+def test_no_more_effort_is_tried_when_it_gains_nothing(vectors, queries):
+    exact = gathered(queries, vectors, [500])
+    right = np.argsort(-(queries @ vectors.T), axis=1)[:, :10]
+    tried = []
+
+    def search(asked: np.ndarray, effort: int) -> np.ndarray:
+        tried.append(effort)
+        places = [np.flatnonzero((queries == query).all(axis=1))[0] for query in asked]
+        rows = right[places].copy()
+        rows[:, min(effort, 6) :] = -1
+        return rows
+
+    assert find_effort(search, exact, efforts=[2**n for n in range(12)], target=0.95) == (
+        8,
+        pytest.approx(0.6),
+    )
+    assert tried == [1, 2, 4, 8, 16, 32, 8]

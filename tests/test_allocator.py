@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 # In a process of its own, as the settings last as long as the process. Counts the pages that are
 # mapped anew when a large array is made for the second time.
 SCRIPT = """
 import resource, sys
 import numpy as np
-from nccleaner.encoders.allocator import keep_freed_memory
+from nccleaner.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 np.ones(64 << 20, np.uint8)
