@@ -86,7 +86,8 @@ def replace_folder(path: Path) -> Iterator[Path]:
         _put(temporary, path, aside)
     finally:
         if aside.exists() and not path.exists():
-            aside.replace(path)
+            with suppress(OSError):  # another writer was faster
+                aside.replace(path)
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
 
