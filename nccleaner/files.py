@@ -84,10 +84,12 @@ def replace_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 sync(file)
         _put(temporary, path, aside)
-    finally:
+    except BaseException:
         if aside.exists() and not path.exists():
             with suppress(OSError):  # another writer was faster
                 aside.replace(path)
+        raise
+    finally:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -193,7 +195,8 @@ def _put(folder: Path, path: Path, aside: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            shutil.rmtree(aside)  # the other one was in between
+            # the other one was in between; nothing is aside where it had moved it
+            shutil.rmtree(aside, ignore_errors=True)
         else:
             return
 
