@@ -39,6 +39,10 @@ class Numbering:
     def folders(self) -> tuple[Path, ...]:
         return (self.folder,)
 
+    @property
+    def in_threads(self) -> bool:
+        return False
+
     def name(self, item: int) -> str:
         return f"number {item}"
 

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nccleaner.errors import InputError, RunError
-from nccleaner.identity import hash_pair
+from nccleaner.identity import hash_pair, hash_pairs
 from nccleaner.output.manifests import manifest_paths, read_manifest, read_manifests
 from nccleaner.output.summary import SUMMARY_NAME
 from nccleaner.output.uids import to_numbers, write_sorted
@@ -61,10 +61,7 @@ class KeepSet:
         manifests = manifest_paths(clean)
         self._manifests = {path.stem: path for path in manifests}
         self._version = _version(manifests)
-        path = clean / f"keepset-{self._version}.npy"
-        if not path.exists():
-            _write(clean, path)
-        self._hashes = _read(path)  # [pairs], sorted
+        self._hashes = _read(write_keepset(clean))  # [pairs], sorted
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -154,9 +151,27 @@ def _version(manifests: Sequence[Path]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def write_keepset(clean: Path) -> Path:
+    """Writes the file of the set, unless it is there.
+
+    Args:
+        clean: The folder that holds `manifest/`.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: Nothing was purged here yet, or the file cannot be written.
+    """
+    path = clean / f"keepset-{_version(manifest_paths(clean))}.npy"
+    if not path.exists():
+        _write(clean, path)
+    return path
+
+
 def _write(clean: Path, path: Path) -> None:
     hashes = (
-        _hash(batch["shard"].to_pylist(), batch["key"].to_pylist())
+        to_numbers(hash_pairs(batch["shard"], batch["key"]))
         for batch in read_manifests(clean, ["shard", "key"])
     )
     try:

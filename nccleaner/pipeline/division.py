@@ -111,6 +111,11 @@ class Deciding:
     def device(self) -> None:
         """It has no networks."""
 
+    @property
+    def in_threads(self) -> bool:
+        """Tables are read and written beside each other."""
+        return True
+
     def name(self, item: Undecided) -> str:
         """Names a shard."""
         return f"shard {item.shard}"
@@ -172,6 +177,11 @@ class Writing:
     @property
     def device(self) -> None:
         """It has no networks."""
+
+    @property
+    def in_threads(self) -> bool:
+        """Tables are read and written beside each other."""
+        return True
 
     def name(self, item: Unwritten) -> str:
         """Names a shard."""

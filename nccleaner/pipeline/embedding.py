@@ -82,6 +82,11 @@ class _WritingOfParts:
         """Of the scorer."""
         return self.scoring.description.config.encoders.device
 
+    @property
+    def in_threads(self) -> bool:
+        """One set of networks serves all."""
+        return False
+
     def name(self, item: _Part) -> str:
         """Names a shard."""
         return f"shard {item.kept.shard.name}"

@@ -9,9 +9,12 @@ wherever items are done.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Literal, Protocol, TypeAlias, TypeVar, get_args
 
 from nccleaner.errors import MissingDependencyError, UsageError
@@ -22,6 +25,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Item_contra = TypeVar("Item_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
+
+# What threads gain ends where the disk and the interpreter are busy.
+_MOST_THREADS = 8
 
 # Takes how many units, samples mostly, are done since the last call.
 Advance: TypeAlias = Callable[[int], None]
@@ -39,6 +45,11 @@ class Job(Protocol[Item_contra, Result_co]):
     @property
     def device(self) -> str | None:
         """Where its networks run, as configured: `auto`, `cpu`, `cuda`; None: it has none."""
+        ...
+
+    @property
+    def in_threads(self) -> bool:
+        """Whether several threads may do items at once, by what one `open` gave."""
         ...
 
     def name(self, item: Item_contra) -> str:
@@ -67,7 +78,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Does one item after the other in this process."""
+    """Does items in this process: one after the other, or as many at once as there are cores."""
 
     def run(
         self, job: Job[Item, Result], items: Sequence[Item], advance: Advance
@@ -79,8 +90,38 @@ class LocalEngine:
             remove_leftovers(folder)
         if items:
             with job.open() as work:
-                for item in items:
-                    yield work(item, advance)
+                if job.in_threads:
+                    yield from _run_in_threads(work, items, advance)
+                else:
+                    for item in items:
+                        yield work(item, advance)
+
+
+def _run_in_threads(
+    work: Work[Item, Result], items: Sequence[Item], advance: Advance
+) -> Iterator[Result]:
+    """Does items at once; few results wait, as those that are too early are held back."""
+    from loky import cpu_count
+
+    lock = Lock()
+
+    def advance_alone(count: int) -> None:
+        with lock:
+            advance(count)
+
+    threads = min(cpu_count(), _MOST_THREADS, len(items))
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                if len(waiting) == 2 * threads:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(work, item, advance_alone))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 @contextmanager

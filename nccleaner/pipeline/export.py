@@ -167,6 +167,11 @@ class _WritingOfPortions:
     def device(self) -> None:
         """It has no networks."""
 
+    @property
+    def in_threads(self) -> bool:
+        """Portions follow each other in the shards."""
+        return False
+
     def name(self, item: _Portion) -> str:
         """Names a portion."""
         return f"portion {item.name} of the export"

@@ -103,6 +103,11 @@ class _Extraction:
         """Of the encoders."""
         return self.store.backbones.config.device
 
+    @property
+    def in_threads(self) -> bool:
+        """One set of networks serves all."""
+        return False
+
     def name(self, item: Shard) -> str:
         """Names a shard."""
         return f"shard {item.name}"

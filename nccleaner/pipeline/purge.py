@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from nccleaner.data.features import FeaturePart
 from nccleaner.errors import InputError, UsageError
-from nccleaner.output.keepset import KeepSet
+from nccleaner.output.keepset import write_keepset
 from nccleaner.output.manifests import ManifestReport, paths_of_others
 from nccleaner.output.summary import CutOff, Promise, Summary, write_summary
 from nccleaner.output.uids import write_uids
@@ -126,11 +126,9 @@ def purge(
             clean = scoring.target.clean
             if index and not scoring.target.index.exists():
                 index_kept(scoring, shards, parts, reporter=reporter)
-            if not (clean / _UIDS).exists():
-                write_uids(clean)
+            _write_names(clean, reporter)
             summary = _summarise(decision, evidence, promise, outcome, parts)
             write_summary(summary, scoring.target.summary)
-            KeepSet(scoring.target.root)  # leaves its file beside the manifests
     return PurgeResult(
         folder=scoring.target.clean, summary=summary, seconds=time.monotonic() - start
     )
@@ -241,6 +239,18 @@ def _remove_outdated(scoring: Scoring, shards: Sequence[Shard], *, changes: bool
     shutil.rmtree(scoring.target.index, ignore_errors=True)
     for path in (clean / _UIDS, *clean.glob("keepset-*.npy"), *others):
         path.unlink(missing_ok=True)
+
+
+def _write_names(clean: Path, reporter: Reporter) -> None:
+    """Writes the uids and the keep set where they are missing."""
+    tasks: list[Callable[[Path], object]] = [write_keepset]
+    if not (clean / _UIDS).exists():
+        tasks.append(write_uids)
+    title = "Sorting the names of the kept pairs"
+    with reporter.stage(title, len(tasks), "files") as advance:
+        for task in tasks:
+            task(clean)
+            advance(1)
 
 
 def _summarise(

@@ -211,6 +211,11 @@ class _ScoringOfShards:
         """Of the scorer."""
         return self.scoring.description.config.encoders.device
 
+    @property
+    def in_threads(self) -> bool:
+        """One set of networks serves all."""
+        return False
+
     def name(self, item: tuple[Shard, FeaturePart]) -> str:
         """Names a shard."""
         return f"shard {item[0].name}"

@@ -70,6 +70,11 @@ class ReadingOfScores:
     def device(self) -> None:
         """It has no networks."""
 
+    @property
+    def in_threads(self) -> bool:
+        """Tables are read and written beside each other."""
+        return True
+
     def name(self, item: str) -> str:
         """Names a shard."""
         return f"shard {item}"
