@@ -18,7 +18,7 @@ from torch import Tensor
 REFERENCES = 1024
 _INVERSE_TEMPERATURE = 20.0
 _SAME = 1e-5
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True)

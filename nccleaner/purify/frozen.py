@@ -16,7 +16,7 @@ from torch import Tensor
 from nccleaner.purify.neighbours import References
 from nccleaner.purify.ridge import FOLDS, RidgeMap, Standardiser
 
-_BLOCK_ROWS = 8192
+_BLOCK_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ Scores = npt.NDArray[np.float32]
 
 # Rounds in which siblings are weighed by what the last one made of them.
 SIBLING_ROUNDS = 2
-_BLOCK_ROWS = 4096
+_BLOCK_ROWS = 2048
 
 
 class Evidence(NamedTuple):
