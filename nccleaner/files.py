@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,19 @@ def write_parquet(table: pa.Table, path: Path) -> None:
     """Writes `table` as Parquet, whole or not at all."""
     with replace_file(path) as temporary:
         pq.write_table(table, temporary, **PARQUET_OPTIONS)
+
+
+def read_parquet(source: Path | pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads a Parquet file of ours, whole or some columns of it.
+
+    Much sooner done than by `pyarrow.parquet.read_table`, which loads pandas where there is one.
+
+    Raises:
+        OSError: It is missing or cannot be read.
+        pyarrow.ArrowException: It is damaged.
+    """
+    with pq.ParquetFile(source) as file:
+        return file.read(columns=columns)
 
 
 def claim_folder(folder: Path, note: str, arguments: str) -> None:

@@ -36,7 +36,7 @@ from nccleaner.data.distinct import DistinctFeatures, GrowingArray, Started
 from nccleaner.data.images import ImageRejected, Pixels, shrink
 from nccleaner.data.metadata import texts
 from nccleaner.data.reading import ShardReading
-from nccleaner.files import replace_folder, write_json, write_parquet
+from nccleaner.files import read_parquet, replace_folder, write_json, write_parquet
 from nccleaner.identity import derive_uid, is_uid
 from nccleaner.records import OK, ImageSpec, Limits, Sample, Shard, ShardReport
 
@@ -120,12 +120,12 @@ class FeaturePart:
 
     def read_samples(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Reads `samples`, or some of its columns, without keeping them."""
-        return pq.read_table(self.folder / "samples.parquet", columns=columns)
+        return read_parquet(self.folder / "samples.parquet", columns)
 
     @cached_property
     def metadata(self) -> pa.Table:
         """The shard's own columns; the same rows as `samples`."""
-        return pq.read_table(self.folder / "metadata.parquet")
+        return read_parquet(self.folder / "metadata.parquet")
 
     @cached_property
     def image(self) -> Features:

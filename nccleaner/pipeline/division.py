@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from nccleaner.data.features import FeaturePart
+from nccleaner.files import read_parquet
 from nccleaner.output.manifests import (
     MANIFEST_FOLDER,
     REJECTED_FOLDER,
@@ -129,7 +129,7 @@ class Deciding:
         division = self.division
         data = (division.scores / f"{item.shard}.parquet").read_bytes()
         columns = {"key", "status", "fitted", division.decision.column}
-        scores = pq.read_table(pa.BufferReader(data), columns=sorted(columns))
+        scores = read_parquet(pa.BufferReader(data), sorted(columns))
         keep, unlabelled = division.keeps(item.shard, scores)
         digest = hashlib.sha256(f"{_LAYOUT} {item.features}".encode())
         digest.update(hashlib.sha256(data).digest())
@@ -195,7 +195,7 @@ class Writing:
     def _write(self, item: Unwritten, advance: Advance) -> ManifestReport:
         division, part = self.division, item.part.unread()
         path = division.scores / f"{item.shard}.parquet"
-        scores = pq.read_table(path).replace_schema_metadata(None)
+        scores = read_parquet(path).replace_schema_metadata(None)
         keep, _ = division.keeps(item.shard, scores)
         report = write_manifest(
             division.clean,

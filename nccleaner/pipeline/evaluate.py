@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pv
-import pyarrow.parquet as pq
 
 from nccleaner.data.features import FeaturePart
 from nccleaner.data.locations import find_shards
 from nccleaner.errors import InputError, UsageError
 from nccleaner.evaluate.detection import DetectionMetrics, detection_metrics
 from nccleaner.evaluate.retrieval import mean_over_folds, retrieval_metrics
+from nccleaner.files import read_parquet
 from nccleaner.output.keepset import KeepSet
 from nccleaner.pipeline.extraction import FeatureStore
 from nccleaner.pipeline.reporter import Reporter, SilentReporter
@@ -129,7 +129,7 @@ def _detection(scoring: Scoring, path: Path, reporter: Reporter) -> DetectionMet
     keep = KeepSet(scoring.target.root) if scoring.target.summary.exists() else None
     found = []
     for shard in shards:
-        scores = pq.read_table(scoring.scores_path(shard)).replace_schema_metadata(None)
+        scores = read_parquet(scoring.scores_path(shard)).replace_schema_metadata(None)
         pairs = scores.filter(pc.equal(scores["status"], OK))
         told = truth.filter(pc.equal(truth["shard"], shard.name)).drop_columns("shard")
         joined = pairs.join(told, "key", join_type="inner")

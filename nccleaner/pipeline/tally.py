@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from nccleaner.files import read_parquet
 from nccleaner.pipeline.engines import Advance, Work
 from nccleaner.pipeline.labelled import EXCHANGES
 from nccleaner.pipeline.verdicts import UNLABELLED, ShardVerdicts, Verdicts
@@ -86,9 +86,7 @@ class ReadingOfScores:
 
     def _read(self, shard: str, advance: Advance) -> PairScores:
         columns = {"key", "status", "fitted", "corrected_similarity", "clean_probability"}
-        table = pq.read_table(
-            self.scores / f"{shard}.parquet", columns=sorted(columns | {self.column})
-        )
+        table = read_parquet(self.scores / f"{shard}.parquet", sorted(columns | {self.column}))
         pairs = table.filter(pc.equal(table["status"], OK))
         advance(table.num_rows)
         return PairScores(

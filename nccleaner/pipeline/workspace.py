@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from nccleaner.config import RunConfig
 from nccleaner.errors import RunError
-from nccleaner.files import write_json
+from nccleaner.files import read_parquet, write_json
 from nccleaner.output.summary import SUMMARY_NAME
 from nccleaner.records import Shard
 
@@ -219,7 +218,7 @@ def read_checkpoint(path: Path) -> pa.Table:
         RunError: It is missing or damaged.
     """
     try:
-        return pq.read_table(path)
+        return read_parquet(path)
     except (OSError, pa.ArrowException) as error:
         raise RunError(
             f"{path} is missing or damaged: {error}", "Run `nccleaner fit` again."
