@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from nccleaner_cli.main import cli
@@ -58,6 +59,7 @@ class Ended:
 def run_command(words: Sequence[str], folder: Path, fault: Fault | None = None) -> Ended:
     """Runs `nccleaner WORDS` in a folder."""
     log = folder.with_name(f"{folder.name}.log")
+    log.write_text("")  # lest there is none where the end comes early
     start = time.monotonic()
     process = CONTEXT.Process(target=_run, args=(list(words), str(folder), str(log), fault))
     process.start()
@@ -88,13 +90,12 @@ def _run(words: list[str], folder: str, log: str, fault: Fault | None) -> None:
 
 def _count_renames(fault: Fault | None) -> Callable[[], int]:
     """Counts the renames of this process; the one that is named is its last act."""
-    count = 0
+    numbers = count()
 
     def wrap(rename: Callable[..., None]) -> Callable[..., None]:
         def counted(*paths: object, **options: object) -> None:
-            nonlocal count
-            here = isinstance(fault, AtRename) and fault.number == count
-            count += 1
+            number = next(numbers)  # in one step, whichever thread renames
+            here = isinstance(fault, AtRename) and fault.number == number
             if here and fault.before:
                 os.kill(os.getpid(), signal.SIGKILL)
             rename(*paths, **options)
@@ -104,4 +105,4 @@ def _count_renames(fault: Fault | None) -> Callable[[], int]:
         return counted
 
     os.replace, os.rename = wrap(os.replace), wrap(os.rename)
-    return lambda: count
+    return lambda: next(numbers)
