@@ -1,6 +1,7 @@
 # make demo   environment, install, the whole job on the embedded data, the result explained
 # make test   environment, install, all tests
 # make soak   commands killed 500 times and started again: an hour
+# make fuzz   the reader of shards on bytes that a fuzzer makes up: two minutes, or FUZZ_S seconds
 # make check  what CI runs beside the tests: format, lint, types, layers
 # make clean  removes what the above made
 
@@ -9,7 +10,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test soak check format clean
+FUZZ_S ?= 120
+
+.PHONY: demo test soak fuzz check format clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/nccleaner demo --run nccleaner-demo
@@ -19,6 +22,12 @@ test: $(VENV)/installed-dev
 
 soak: $(VENV)/installed-dev
 	NCC_KILLS=500 $(BIN)/python -m pytest tests/faults/test_kills.py
+
+# What it finds new is not kept; an input that fails is, as tests/faults/corpus/crash-... .
+fuzz: $(VENV)/installed-dev
+	found=$$(mktemp -d) && trap 'rm -rf "$$found"' EXIT && \
+	  $(BIN)/python tests/faults/fuzz_reader.py -max_total_time=$(FUZZ_S) -timeout=20 -rss_limit_mb=4096 \
+	  -max_len=20000 -verbosity=0 -print_final_stats=1 -artifact_prefix=tests/faults/corpus/ "$$found" tests/faults/corpus
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

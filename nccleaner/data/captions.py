@@ -19,6 +19,10 @@ from nccleaner.records import (
 Fault = tuple[str, str]
 
 
+# Whatever reads fields deeper would meet the limit of Python's stack, here or later.
+_MAX_NESTING = 100
+
+
 def decode_text(data: bytes) -> tuple[str, str]:
     """Decodes UTF-8 without changing anything, and says so where that was not possible.
 
@@ -39,7 +43,17 @@ def parse_fields(data: bytes) -> tuple[Mapping[str, object], str]:
         return {}, f"json cannot be read: {error}"
     if not isinstance(fields, dict):
         return {}, f"json holds a {type(fields).__name__}, not an object"
+    if _is_nested(fields, _MAX_NESTING):
+        return {}, f"json cannot be read: it is nested more than {_MAX_NESTING} deep"
     return fields, ""
+
+
+def _is_nested(value: object, levels: int) -> bool:
+    """Whether objects and lists are nested more than `levels` deep."""
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_nested(item, levels - 1) for item in inner)
 
 
 def caption_field(fields: Mapping[str, object]) -> str | None:

@@ -30,6 +30,8 @@ class FolderMembers:
         strangers: list[str] = []
         for entry in list_folder(fs, path):
             base = PurePosixPath(entry["name"]).name
+            # Bytes that are no UTF-8 come as halves of surrogate pairs, which fit into no table.
+            base = base.encode("utf-8", "backslashreplace").decode()
             name = split_name(base)
             if name is None or entry["type"] == "directory":
                 strangers.append(base)

@@ -53,13 +53,13 @@ class GroupedSamples:
 
     def __iter__(self) -> Iterator[Sample]:
         seen: set[str] = set()
-        usual_roles: set[str] | None = None
+        known_roles: set[str] = set()
         for group in group_members(self._members):
             roles = {member.role for member in group.members.values()}
             sample = self._sample(group)
             if group.last and self._members.cut:
-                sample = _at_the_cut(sample, group, missing=(usual_roles or set()) - roles)
-            usual_roles = roles if usual_roles is None else usual_roles & roles
+                sample = _at_the_cut(sample, group, known_roles - roles, is_first=not known_roles)
+            known_roles |= roles
             seen.add(group.key)
             if self._sidecar is None:
                 self._json.add(sample.caption, sample.metadata)
@@ -139,11 +139,19 @@ class GroupedSamples:
         return caption, {} if self._sidecar else fields, note, None
 
 
-def _at_the_cut(sample: Sample, group: Group, *, missing: set[str]) -> Sample:
+def _at_the_cut(sample: Sample, group: Group, missing: set[str], *, is_first: bool) -> Sample:
     """Decides whether the last sample before a cut is whole.
 
-    It is not if the cut is inside one of its members, if it lacks a member that every sample before
-    it has, or if it has no image or no caption.
+    It is only if nothing speaks against it: the cut is not inside one of its members; it has an
+    image, a caption and every kind of member that any sample before it had; and there was one, as
+    else nothing tells what a whole sample has. It must not pass with the caption of its `json`
+    where its `txt` is lost.
+
+    Args:
+        sample: The last sample.
+        group: Its members.
+        missing: The kinds of members that others had and it has not.
+        is_first: Whether no other came before it.
     """
     broken = [m.suffix for m in group.members.values() if not m.whole]
     if broken:
@@ -152,6 +160,8 @@ def _at_the_cut(sample: Sample, group: Group, *, missing: set[str]) -> Sample:
         detail = f"the shard ends before its {', '.join(sorted(missing))}"
     elif sample.status == MISSING_IMAGE or sample.caption is None:
         detail = "the shard ends inside this sample"
+    elif is_first:
+        detail = "the shard ends after this sample, the first, and nothing tells if it is whole"
     else:
         return sample
     return replace(sample, image=None, status=TRUNCATED_SHARD, detail=detail)

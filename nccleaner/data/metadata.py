@@ -121,7 +121,7 @@ def read_successes(url: str) -> tuple[int | None, str]:
     data = read_bytes(url)
     try:
         return int(json.loads(data)["successes"]), ""
-    except (LookupError, TypeError, ValueError, RecursionError):
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError):
         return None, f"its {url} is not the statistics of img2dataset and was not used"
 
 
@@ -145,7 +145,10 @@ class JsonColumns:
     def table(self, keys: Sequence[str]) -> pa.Table:
         """Returns one row a sample: `key`, and the fields; `caption` where they have none."""
         columns = {
-            name: _column([found.get(row) for row in range(self._rows)])
+            # Half a surrogate pair is no name that Parquet can write.
+            name.encode("utf-8", "backslashreplace").decode(): _column(
+                [found.get(row) for row in range(self._rows)]
+            )
             for name, found in self._columns.items()
         }
         return with_keys(pa.table(columns), keys)

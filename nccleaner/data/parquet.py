@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,6 +55,12 @@ class ParquetSamples:
             for index in range(file.num_row_groups):
                 yield from self._row_group(file, index, column, first_row)
                 first_row += file.metadata.row_group(index).num_rows
+            if first_row != file.metadata.num_rows:
+                self._is_cut = True
+                self.problems.append(
+                    f"its row groups have {first_row} rows, its footer counts "
+                    f"{file.metadata.num_rows}"
+                )
 
     def expected_images(self) -> tuple[int | None, str]:
         """Nothing beside the rows tells how many images there are."""
@@ -71,35 +78,42 @@ class ParquetSamples:
         self, file: pq.ParquetFile, index: int, column: str, first_row: int
     ) -> Iterator[Sample]:
         names = [name for name in file.schema_arrow.names if name != column]
+        count = file.metadata.row_group(index).num_rows
+        damage = ""
         try:
             table = file.read_row_group(index, columns=names, use_threads=False)
-        except DAMAGED_PARQUET as error:
-            rows = file.metadata.row_group(index).num_rows
-            self._is_cut = True
-            self.problems.append(f"row group {index}, {rows} rows, is lost ({first_line(error)})")
-            return
-        self._tables.append(table)
-        rows = _Rows(table, file.metadata.row_group(index).num_rows, first_row)
-        row = 0
-        try:
-            for batch in file.iter_batches(
-                _BATCH_ROWS, row_groups=[index], columns=[column], use_threads=False
-            ):
-                for image in batch.column(0):
-                    yield self._sample(rows, row, image.as_py())
-                    row += 1
+            if names and len(table) != count:
+                damage = f"it has {len(table)} rows"
         except DAMAGED_PARQUET as error:
             damage = first_line(error)
+        if damage:
+            self._is_cut = True
+            self.problems.append(f"row group {index}, {count} rows, is lost ({damage})")
+            return
+        self._tables.append(table)
+        rows = _Rows(table, first_row)
+        row = 0
+        try:
+            for image in islice(_images(file, index, column), max(count, 0)):
+                yield self._sample(rows, row, image)
+                row += 1
+        except DAMAGED_PARQUET as error:
+            damage = first_line(error)
+        if row < count:
+            damage = damage or "no more images"
             self.problems.append(f"row group {index} is damaged from row {row} on ({damage})")
-            for lost in range(row, len(rows)):
+            if not names:  # nothing but the footer, which may be forged, tells of more rows
+                self._is_cut = True
+                return
+            for lost in range(row, count):
                 yield self._sample(rows, lost, None, lost=(TRUNCATED_SHARD, damage))
 
     def _sample(
         self, rows: _Rows, row: int, image: bytes | None, *, lost: Fault | None = None
     ) -> Sample:
-        caption = rows.captions[row]
+        caption = rows.caption(row)
         if image is None:
-            missing = missing_detail(rows.statuses[row], rows.errors[row])
+            missing = missing_detail(*rows.outcome(row))
             fault: Fault | None = lost or (MISSING_IMAGE, missing)
         else:
             too_large = image_fault(len(image), self._limits)
@@ -107,7 +121,7 @@ class ParquetSamples:
         status, detail = fault or (OK, "")
         return Sample(
             shard=self._shard.name,
-            key=rows.keys[row],
+            key=rows.key(row),
             image=image,
             caption=caption,
             status=status,
@@ -116,22 +130,42 @@ class ParquetSamples:
 
 
 class _Rows:
-    """What samples need of a row group's columns, as Python values; one entry a row."""
+    """What samples need of a row group's columns, as Python values; nothing without a column."""
 
-    def __init__(self, table: pa.Table, rows: int, first_row: int) -> None:
-        nulls: list[str | None] = [None] * rows
-
+    def __init__(self, table: pa.Table, first_row: int) -> None:
         def column(name: str) -> list[str | None]:
-            return texts(table[name]) if name in table.column_names else nulls
+            return texts(table[name]) if name in table.column_names else []
 
-        # A file without keys gets its row numbers.
-        self.keys = [key or str(first_row + row) for row, key in enumerate(column("key"))]
-        self.captions = caption_texts(table) if table.num_columns else nulls
-        self.statuses = column("status")
-        self.errors = column("error_message")
+        self._first_row = first_row
+        self._keys = column("key")
+        self._captions = caption_texts(table) if table.num_columns else []
+        self._statuses = column("status")
+        self._errors = column("error_message")
 
-    def __len__(self) -> int:
-        return len(self.keys)
+    def key(self, row: int) -> str:
+        """Its key; a file without keys gets its row numbers."""
+        return _entry(self._keys, row) or str(self._first_row + row)
+
+    def caption(self, row: int) -> str | None:
+        """Its caption."""
+        return _entry(self._captions, row)
+
+    def outcome(self, row: int) -> tuple[str | None, str | None]:
+        """What img2dataset says of its download: `status` and `error_message`."""
+        return _entry(self._statuses, row), _entry(self._errors, row)
+
+
+def _entry(column: Sequence[str | None], row: int) -> str | None:
+    return column[row] if column else None
+
+
+def _images(file: pq.ParquetFile, index: int, column: str) -> Iterator[bytes | None]:
+    """Yields the images of a row group, some in memory at a time."""
+    for batch in file.iter_batches(
+        _BATCH_ROWS, row_groups=[index], columns=[column], use_threads=False
+    ):
+        for image in batch.column(0):
+            yield image.as_py()
 
 
 def image_column(schema: pa.Schema) -> str | None:

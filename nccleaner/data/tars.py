@@ -16,8 +16,12 @@ from typing import BinaryIO, cast
 from nccleaner.data.members import READ_SUFFIXES, Member, is_archive_note, split_name
 from nccleaner.data.storage import BUFFER_BYTES, open_binary
 
-# A forged extended header makes tarfile fail in its own number and text parsing.
-_BAD_HEADER = (tarfile.TarError, ArithmeticError, LookupError, ValueError)
+# A forged extended header makes tarfile fail in its own number and text parsing; a chain of them,
+# in its recursion.
+_BAD_HEADER = (tarfile.TarError, ArithmeticError, LookupError, ValueError, RecursionError)
+# An extended header holds a long name, times and the like. On a forged one Python before 3.11.10
+# and 3.12.6 spends time that grows with its size squared (CVE-2024-6232): here, about a second.
+_MAX_HEADER_BYTES = 1 << 14
 # What is looked at behind the end: more than the padding that tar writes by default.
 _TAIL_BYTES = 1 << 16
 
@@ -44,14 +48,14 @@ class TarMembers:
                 self.cut = True
                 self.problems.append("the file is empty")
                 return
-            stream = _TarStream(file, max_read_bytes=self._max_member_bytes)
-            strangers: list[str] = []
+            stream = _TarStream(file)
+            strangers, first = 0, ""
             for header in self._headers(stream):
                 name = split_name(header.name)
                 if header.isdir() or is_archive_note(header.name):
                     continue
                 if name is None or not header.isreg() or header.issparse():
-                    strangers.append(header.name)
+                    strangers, first = strangers + 1, first or header.name
                     continue
                 yield (member := self._read(stream, header, *name))
                 if not member.whole:
@@ -59,16 +63,17 @@ class TarMembers:
                     break
             if strangers:
                 self.problems.append(
-                    f"{len(strangers)} members are links, devices or have no name of the form "
-                    f"`key.suffix`, and were ignored (the first: `{strangers[0]}`)"
+                    f"{strangers} members are links, devices or have no name of the form "
+                    f"`key.suffix`, and were ignored (the first: `{first}`)"
                 )
 
     def _headers(self, stream: _TarStream) -> Iterator[tarfile.TarInfo]:
         """Yields header after header, and finds out why there are no more."""
         try:
-            # The encoding is set because the default is the machine's.
+            # The encoding is set because the default is the machine's. Names that differ in bytes
+            # that are no UTF-8 must not become the same, or their members would mix.
             tar = tarfile.TarFile(
-                fileobj=cast("BinaryIO", stream), encoding="utf-8", errors="replace"
+                fileobj=cast("BinaryIO", stream), encoding="utf-8", errors="backslashreplace"
             )
             while (header := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
@@ -109,7 +114,7 @@ class TarMembers:
         data = None
         try:
             if suffix in READ_SUFFIXES and size <= self._max_member_bytes:
-                data = stream.read(size)
+                data = stream.content(size)
             else:
                 stream.seek(end)
         except tarfile.ReadError:
@@ -131,10 +136,9 @@ class _TarStream:
         damage: What is wrong with the compressed data; empty where nothing is.
     """
 
-    def __init__(self, file: io.BufferedReader, *, max_read_bytes: int) -> None:
+    def __init__(self, file: io.BufferedReader) -> None:
         is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
         self._file = gzip.GzipFile(fileobj=file) if is_gzip else file
-        self._max_read_bytes = max_read_bytes
         self._position = 0
         self.last_read = b""
         self.damage = ""
@@ -151,11 +155,15 @@ class _TarStream:
                 return
 
     def read(self, size: int) -> bytes:
-        # Only an extended header can ask for more, and no honest one does.
-        if size > max(self._max_read_bytes, BUFFER_BYTES):
+        """Reads a header, for `tarfile`."""
+        if size > _MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         self.last_read = self._read(size)
         return self.last_read
+
+    def content(self, size: int) -> bytes:
+        """Reads the content of a member; less where the end comes before."""
+        return self._read(size)
 
     def tail(self) -> bool:
         """Whether anything but zeros follows."""

@@ -1,8 +1,10 @@
 import contextlib
 import io
 import struct
+import tracemalloc
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
@@ -164,6 +166,60 @@ def test_a_bomb_is_not_decoded(side):
     assert rejected(png_header(side, side)).reason == IMAGE_TOO_LARGE
 
 
+def stating(kind: str, width: int, height: int) -> bytes:
+    """A small JPEG or WEBP whose header states another size than it has."""
+    data = bytearray(encoded(scene(), kind))
+    if kind == "JPEG":
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", height, width)
+    else:
+        at = data.index(b"\x9d\x01\x2a") + 3
+        data[at : at + 4] = struct.pack("<HH", width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(("kind", "side"), [("JPEG", 2000), ("JPEG", 65_500), ("WEBP", 16_383)])
+def test_a_bomb_is_found_by_the_size_that_it_states(kind, side):
+    assert rejected(stating(kind, side, side)).reason == IMAGE_TOO_LARGE
+
+
+def test_the_canvas_of_an_animation_is_a_size_too():
+    data = bytearray(
+        encoded(scene(), "WEBP", save_all=True, append_images=[scene().rotate(90)], lossless=True)
+    )
+    at = data.index(b"VP8X") + 12
+    data[at : at + 6] = (16_382).to_bytes(3, "little") * 2
+    assert rejected(bytes(data)).reason == IMAGE_TOO_LARGE
+
+
+def test_text_that_unpacks_without_end_is_not_unpacked():
+    chunk = b"zTXtnote\0\0" + zlib.compress(bytes(200 << 20), 9)
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data = encoded(scene())
+    end = data.index(b"IDAT") - 4
+    tracemalloc.start()
+    with contextlib.suppress(ImageRejected):
+        decode(data[:end] + chunk + data[end:])
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 20 << 20
+
+
+def test_a_progressive_jpeg_is_a_jpeg():
+    data = encoded(scene(300, 200), "JPEG", progressive=True, quality=95)
+    expected = scene(300, 200).resize((32, 32), Image.Resampling.BICUBIC)
+    assert distance(decode(data), expected) < 6
+    for share in (0.1, 0.5, 0.99):
+        assert rejected(data[: int(share * len(data))]).reason == UNDECODABLE_IMAGE
+
+
+def test_sixteen_bits_a_channel_become_eight():
+    image = np.asarray(scene())
+    ok, data = cv2.imencode(".png", image[..., ::-1].astype(np.uint16) * 257)
+    assert ok
+    assert distance(decode(data.tobytes()), decode(encoded(scene()))) <= 1
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
 def test_truncated_images_are_rejected(kind, share):
@@ -179,12 +235,13 @@ def test_truncated_images_are_rejected(kind, share):
     [
         b"",
         b"<html>404</html>",
+        b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><rect width="9"/></svg>',
         encoded(scene(), "GIF"),
         encoded(scene(), "BMP"),
         encoded(scene(), "TIFF"),
         png_header(100, 100),
     ],
-    ids=["empty", "html", "gif", "bmp", "tiff", "hollow png"],
+    ids=["empty", "html", "svg", "gif", "bmp", "tiff", "hollow png"],
 )
 def test_what_is_no_image_that_we_read_is_rejected(data):
     assert rejected(data).reason == UNDECODABLE_IMAGE

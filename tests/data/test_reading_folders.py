@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,3 +93,15 @@ def test_folder_that_vanished_is_an_error(tmp_path: Path) -> None:
     folder.rmdir()
     with pytest.raises(ShardError, match="00000 cannot be read"):
         list(ShardReading(shard, limits=LIMITS))
+
+
+def test_names_that_are_not_utf8_stay_apart(tmp_path: Path) -> None:
+    """Were both `a\ufffd`, the image of one would get the caption of the other."""
+    for name in (b"a\xff.jpg", b"a\xff.txt", b"a\xfe.jpg", b"a\xfd.txt"):
+        (tmp_path / os.fsdecode(name)).write_bytes(jpeg() if name.endswith(b"g") else b"caption")
+    samples, reading = read(tmp_path)
+    assert len(samples) == 3
+    assert sum(sample.status == OK for sample in samples) == 1
+    assert len({sample.key for sample in samples}) == 3
+    assert all(sample.key.isascii() for sample in samples)
+    assert reading.problem == ""

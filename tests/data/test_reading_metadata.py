@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from builders import LIMITS, jpeg, make_rows, row_members, tar_bytes, write_webdataset_shard
 
+from nccleaner.data.captions import parse_fields
 from nccleaner.data.locations import find_shards
 from nccleaner.data.reading import ShardReading
 from nccleaner.data.writing import DOWNLOAD_SCHEMA
@@ -127,7 +129,9 @@ def test_every_damaged_byte_of_a_sidecar_is_survived(tmp_path: Path) -> None:
         assert len(table) == len(samples)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"count": 3}', '{"successes": "many"}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"count": 3}', '{"successes": "many"}', '{"successes": 1e999}']
+)
 def test_useless_stats_are_reported(tmp_path: Path, content: str) -> None:
     path = write_webdataset_shard(tmp_path, "00000", make_rows(1))
     (tmp_path / "00000_stats.json").write_text(content)
@@ -172,6 +176,62 @@ def test_json_that_invents_fields_without_end_is_bounded(tmp_path: Path) -> None
     fields = [{f"field-{n}-{m}": m for m in range(100)} for n in range(8)]
     assert read_fields(tmp_path, *fields).num_columns <= 514
     assert "too many different fields" in read(tmp_path / "x.tar")[2]
+
+
+@pytest.mark.parametrize("levels", [101, 500, *range(960, 1000), 100_000])
+def test_json_nested_without_end_is_no_json(levels: int) -> None:
+    """Python reads some depths that it cannot write again; which ones, its stack decides."""
+    for opening, closing in ((b'{"a":', b"}"), (b"[", b"]")):
+        document = b'{"a":' + opening * (levels - 1) + b"1" + closing * (levels - 1) + b"}"
+        fields, note = parse_fields(document)
+        assert fields == {}
+        assert note.startswith("json cannot be read: ")
+
+
+def test_json_nested_as_deep_as_is_read_can_be_written(tmp_path: Path) -> None:
+    document: dict[str, object] = {"a": 1}
+    for _ in range(99):
+        document = {"a": document}
+    table = read_fields(tmp_path, document)
+    assert json.loads(table["a"][0].as_py()) == document["a"]
+
+
+def test_numbers_out_of_range(tmp_path: Path) -> None:
+    documents = [
+        b'{"a": 1e999, "b": 1e999, "c": %s, "d": 0.5, "successes": 3}' % (b"9" * 4300),
+        b'{"a": -1e999, "b": NaN, "c": 1, "d": %s}' % (b"9" * 400),
+        b'{"a": 0, "c": %s}' % (b"9" * 4301),  # more digits than Python reads
+    ]
+    members = [
+        member
+        for number, document in enumerate(documents)
+        for member in [
+            (f"{number}.jpg", jpeg()),
+            (f"{number}.txt", b"caption"),
+            (f"{number}.json", document),
+        ]
+    ]
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    samples, table, problem = read(tmp_path / "x.tar")
+    assert [sample.status for sample in samples] == [OK] * 3
+    assert "json cannot be read" in samples[2].detail
+    assert table["a"].to_pylist() == [math.inf, -math.inf, None]
+    assert table["b"].type == pa.float64()
+    assert [len(text) for text in table["c"].to_pylist()[:2]] == [4300, 1]
+    assert table["d"].to_pylist() == ["0.5", "9" * 400, None]
+    assert problem == ""
+
+
+def test_a_field_whose_type_changes_from_sample_to_sample(tmp_path: Path) -> None:
+    values = [1, "1", 1.5, True, None, [1], [1, "a"], {"b": 1}, [], 2**80, "\ud800"]
+    table = read_fields(tmp_path, *({"a": value} for value in values))
+    texts = table["a"].to_pylist()
+    assert [text if text is None else json.loads(text) for text in texts] == values
+
+
+def test_a_name_that_is_no_unicode_is_written_out(tmp_path: Path) -> None:
+    table = read_fields(tmp_path, {"\ud800": 1, "nul\0": 2, "": 3}, {"\ud800": "x"})
+    assert table.column_names == ["key", "caption", "\\ud800", "nul\0", ""]
 
 
 def test_half_a_surrogate_pair_costs_one_character_not_the_column(tmp_path: Path) -> None:

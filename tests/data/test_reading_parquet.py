@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import random
 import tracemalloc
 from collections.abc import Iterable
@@ -145,6 +146,47 @@ def test_damage_anywhere_is_survived(tmp_path: Path) -> None:
         samples, reading = read(path)
         assert len(samples) == len(reading.metadata())
         assert len(samples) == 4 or reading.problem
+
+
+def test_a_footer_that_contradicts_itself_is_reported(tmp_path: Path) -> None:
+    path = write_parquet_shard(tmp_path, "00000", make_rows(6), row_group_size=2)
+    data = path.read_bytes()
+    forged = 0
+    for at in range(len(data) - 8 - pq.read_metadata(path).serialized_size, len(data) - 8):
+        changed = data[:at] + bytes([data[at] ^ 12]) + data[at + 1 :]
+        try:
+            footer = pq.read_metadata(io.BytesIO(changed))
+        except (OSError, pa.ArrowException):
+            continue
+        groups = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+        if [footer.num_rows, *groups] != [6, 2, 2, 2]:
+            forged += 1
+            path.write_bytes(changed)
+            samples, reading = read(path)
+            assert reading.problem
+            assert len(samples) <= 6
+    assert forged >= 4
+
+
+@pytest.mark.parametrize("columns", [["jpg"], ["jpg", "caption"]])
+def test_a_row_group_with_fewer_rows_than_it_says(tmp_path: Path, columns: list[str]) -> None:
+    table = pa.table({"jpg": [b"x", b"y", b"z"], "caption": ["a", "b", "c"]}).select(columns)
+    path = tmp_path / "x.parquet"
+    pq.write_table(table, path)
+    data = path.read_bytes()
+    for at in range(len(data)):
+        changed = data[:at] + bytes([data[at] ^ 14]) + data[at + 1 :]  # 6 to 8: 3 rows to 4
+        try:
+            footer = pq.read_metadata(io.BytesIO(changed))
+        except (OSError, pa.ArrowException):
+            continue
+        if footer.num_row_groups == 1 and footer.row_group(0).num_rows == 4:
+            path.write_bytes(changed)
+            samples, reading = read(path)
+            assert len(samples) in (0, 3)
+            assert "is not known" in reading.problem
+            return
+    pytest.fail("no byte of the footer is the number of rows")
 
 
 @pytest.mark.parametrize("damage", [slice(0, 0), slice(0, 3), slice(0, -9), slice(9, None)])

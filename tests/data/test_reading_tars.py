@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import tarfile
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -275,17 +276,23 @@ def test_names_are_only_text_and_links_are_not_followed(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plain.tar", "secret.txt"]
 
 
-def test_name_that_is_not_utf8(tmp_path: Path) -> None:
-    data = tar_bytes(pair("abcd"))
+def test_names_that_are_not_utf8_stay_apart(tmp_path: Path) -> None:
+    """Were both `ab\ufffdd`, the image of one would get the caption of the other."""
+    data = tar_bytes([*pair("abcd"), ("abcd.jpg", JPEG), ("abcd.txt", b"of another")])
     raw = bytearray(data)
-    for at in [header.offset for header in headers(data)]:
-        raw[at : at + 4] = b"ab\xffd"
+    names = [b"ab\xffd", b"ab\xffd", b"ab\xfed", b"ab\xfdd"]
+    for at, name in zip([header.offset for header in headers(data)], names, strict=True):
+        raw[at : at + 4] = name
         raw[at + 148 : at + 156] = b" " * 8
         raw[at + 148 : at + 156] = b"%06o\0 " % sum(raw[at : at + 512])
     path = tmp_path / "plain.tar"
     path.write_bytes(raw)
     samples, _ = read(path)
-    assert statuses(samples) == [("ab\ufffdd", OK)]
+    assert statuses(samples) == [
+        ("ab\\xffd", OK),
+        ("ab\\xfed", EMPTY_CAPTION),
+        ("ab\\xfdd", MISSING_IMAGE),
+    ]
 
 
 # Damaged tars
@@ -300,12 +307,13 @@ def test_every_cut_is_found_and_no_sample_vanishes(tmp_path: Path) -> None:
     ends = [member.offset_data + member.size for member in members]
     end_of_archive = members[-1].offset_data + (members[-1].size + 511) // 512 * 512
     starts = [member.offset for member in members]
-    # Before the end of the first sample nothing tells what is usual; that has its own test.
+    # Before the end of the first sample nothing tells what is usual: nothing is believed then.
+    known = starts[3] + 512
     cuts = {0, 256, 512, 1000, *range(ends[2], len(data), 256), *ends[2:], *starts[3:]}
     for cut in sorted(cuts):
         path.write_bytes(data[:cut])
         samples, reading = read(path)
-        whole = sum(end <= cut for end in ends[2::3])
+        whole = sum(end <= cut for end in ends[2::3]) if cut >= known else 0
         assert [s.status for s in samples] == [OK] * whole + [TRUNCATED_SHARD] * (4 - whole), cut
         assert {s.key for s in samples} == {row.key for row in rows}
         assert bool(reading.problem) == (cut < end_of_archive + 512), cut
@@ -328,11 +336,11 @@ def test_cut_between_members_without_sidecar(tmp_path: Path) -> None:
 
 def test_only_sample_of_a_cut_tar(tmp_path: Path) -> None:
     path = tmp_path / "plain.tar"
-    for members, status in [(pair("a")[:1], TRUNCATED_SHARD), (pair("a"), OK)]:
+    for members in (pair("a")[:1], pair("a")):
         path.write_bytes(tar_bytes(members)[: 1024 + 1024 * len(members)].rstrip(b"\0"))
         path.write_bytes(tar_bytes(members)[: -(-path.stat().st_size // 512) * 512])
         samples, reading = read(path)
-        assert statuses(samples) == [("a", status)]
+        assert statuses(samples) == [("a", TRUNCATED_SHARD)]
         assert "between two members" in reading.problem
 
 
@@ -369,22 +377,75 @@ def test_damage_anywhere_is_survived_and_no_sample_vanishes(tmp_path: Path) -> N
         assert {s.key for s in samples} >= {row.key for row in rows}
 
 
+def test_last_sample_needs_all_that_any_before_it_had(tmp_path: Path) -> None:
+    document = ("b.json", b'{"caption": "of its json"}')
+    members = [*pair("a"), document, *pair("b"), *pair("c")]
+    path = tmp_path / "plain.tar"
+    for order, status in [(members, TRUNCATED_SHARD), ([*members, ("c.json", b"{}")], OK)]:
+        data = tar_bytes(order)
+        path.write_bytes(data[: -(-len(data.rstrip(b"\0")) // 512) * 512])
+        samples, _ = read(path)
+        assert samples[-1].status == status
+
+
 def test_forged_headers_end_the_reading(tmp_path: Path) -> None:
     path = tmp_path / "plain.tar"
-    good = tar_bytes(pair("a"))
+    good = tar_bytes([*pair("z"), *pair("a")])
     good = good[: -(-len(good.rstrip(b"\0")) // 512) * 512]
     for pax in (b"999999999999 path=x\n", b"\xff\xff", b"12 size=-99\n", b"30 GNU.sparse.size=x\n"):
         extended = tarfile.TarInfo("pax")
         extended.type = tarfile.XHDTYPE
         path.write_bytes(good + tar_bytes([(extended, pax), *pair("b")]))
         samples, _ = read(path)
-        assert samples[0].status == OK
+        assert statuses(samples)[:2] == [("z", OK), ("a", OK)]
     vast = tarfile.TarInfo("pax")
     vast.type, vast.size = tarfile.XHDTYPE, 8 << 30
     path.write_bytes(good + vast.tobuf(tarfile.GNU_FORMAT) + bytes(10_240))
     samples, reading = read(path)
-    assert statuses(samples) == [("a", OK)]
+    assert statuses(samples) == [("z", OK), ("a", OK)]
     assert "a header of 8589934592 bytes" in reading.problem
+
+
+def test_header_after_header_without_a_member(tmp_path: Path) -> None:
+    extended = tarfile.TarInfo("pax")
+    extended.type = tarfile.XHDTYPE
+    chain = [(extended, b"9 a=bcde\n")] * 1000  # tarfile calls itself for each
+    samples, reading = read_tar(tmp_path, [*pair("z"), *pair("a"), *chain, *pair("b")])
+    assert statuses(samples) == [("z", OK), ("a", OK)]
+    assert "recursion" in reading.problem
+
+
+@pytest.mark.parametrize("unit", [b"1", b"5 aa\n"])
+def test_header_that_takes_for_ever_to_parse(tmp_path: Path, unit: bytes) -> None:
+    """Before 3.11.10 Python spends the square of its size on either (CVE-2024-6232)."""
+    for count in (1 << 14, 1 << 22):
+        extended = tarfile.TarInfo("pax")
+        extended.type = tarfile.XHDTYPE
+        content = (unit * count)[:count]
+        start = time.monotonic()
+        samples, reading = read_tar(tmp_path, [*pair("z"), *pair("a"), (extended, content)])
+        assert time.monotonic() - start < 20
+        assert [sample.key for sample in samples] == ["z", "a"]
+    assert reading.problem
+
+
+def test_long_names_and_times_are_no_forgery(tmp_path: Path) -> None:
+    """An honest extended header: the longest path of Linux, and an access list."""
+    key = "/".join(["folder" * 40] * 17)
+    members: list[tuple[str | tarfile.TarInfo, bytes]] = []
+    for name, content in pair(key):
+        header = tarfile.TarInfo(name)
+        header.pax_headers = {"SCHILY.xattr.system.posix_acl_access": "x" * 4000}
+        header.mtime = 1.5
+        members.append((header, content))
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for header, content in members:
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+    (tmp_path / "plain.tar").write_bytes(data.getvalue())
+    samples, reading = read(tmp_path / "plain.tar")
+    assert (statuses(samples), reading.problem) == ([(key, OK)], "")
 
 
 @pytest.mark.parametrize(

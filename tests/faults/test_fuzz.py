@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from collections.abc import Iterator
@@ -9,13 +10,16 @@ from contextlib import suppress
 from itertools import groupby, product
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from builders import LIMITS, make_rows, row_members, tar_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nccleaner.data.captions import caption_field, parse_fields
 from nccleaner.data.locations import expand_braces, find_shards
 from nccleaner.data.members import Member, group_members
+from nccleaner.data.metadata import JsonColumns
 from nccleaner.data.reading import ShardReading
 from nccleaner.data.trusted import read_trusted
 from nccleaner.errors import NccleanerError, TrustedError, UsageError
@@ -153,6 +157,29 @@ def test_a_configuration_nested_without_end_is_refused(tmp_path, opening, suffix
 def test_an_assignment_is_understood_or_refused(text):
     with suppress(UsageError):
         build_config(None, None, [text], {})
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=6)
+VALUES = st.one_of(
+    LEAVES, ANY_TEXT, st.integers(-(2**70), 2**70), st.lists(LEAVES, max_size=3), TREES
+)
+DOCUMENTS = st.dictionaries(
+    st.one_of(st.sampled_from(["caption", "key", "a"]), ANY_TEXT), VALUES, max_size=4
+)
+
+
+@thorough
+@given(documents=st.lists(DOCUMENTS, max_size=5))
+def test_fields_of_any_kind_become_columns_that_can_be_written(documents):
+    columns = JsonColumns()
+    for document in documents:
+        fields, problem = parse_fields(json.dumps(document).encode())
+        assert problem == ""
+        columns.add(caption_field(fields), fields)
+    keys = [str(number) for number in range(len(documents))]
+    table = columns.table(keys)
+    assert table["key"].to_pylist() == keys
+    pq.write_table(table, io.BytesIO())
 
 
 ROWS = make_rows(3)
