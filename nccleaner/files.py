@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nccleaner.errors import InputError
+from nccleaner.errors import InputError, RunError
 
 # Hidden, so that globs and readers of Parquet folders pass over it; marked, so that it is known
 # for ours when the run that wrote it is gone. `old` holds what a folder replaced.
@@ -41,7 +41,8 @@ def replace_file(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write; on leaving, the file there becomes `path` in one step.
 
     After an error the temporary file is removed and `path` is as it was. The folder of `path` is
-    made where it is missing. The temporary path keeps the suffix of `path`.
+    made where it is missing. The temporary path keeps the suffix of `path`. The mode of the file is
+    that of any new file, by the umask.
 
     Args:
         path: Where the file goes.
@@ -52,7 +53,10 @@ def replace_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors lets nobody else read, whatever the umask says
         sync(temporary)
         temporary.replace(path)
     finally:
@@ -139,11 +143,16 @@ def claim_folder(folder: Path, note: str, arguments: str) -> None:
     if claim.is_file() and claim.read_text(encoding="utf-8") == arguments:
         remove_leftovers(folder)
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or _has_content(folder)):
         found = "was made with other arguments" if claim.is_file() else "is not an empty folder"
         raise InputError(f"{folder} {found}.", "Name a new folder, or remove this one.")
+    remove_leftovers(folder)  # of a call that ended before it could claim
     with replace_file(claim) as temporary:
         temporary.write_text(arguments, encoding="utf-8")
+
+
+def _has_content(folder: Path) -> bool:
+    return not all(_LEFTOVER.fullmatch(path.name) for path in folder.iterdir())
 
 
 @contextmanager
@@ -163,6 +172,31 @@ def mark_folder(folder: Path) -> Iterator[Path]:
         yield mark
     finally:
         mark.unlink(missing_ok=True)
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuses a folder that somebody else may have made so that writing in it writes elsewhere.
+
+    nccleaner makes no links. That the folder is itself reached by one is the user's choice.
+
+    Args:
+        folder: Where something is about to be written; it may be missing.
+
+    Raises:
+        RunError: There is a symbolic link in it, at any depth.
+    """
+    folders = [str(folder)] if folder.exists() else []
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    raise RunError(
+                        f"{entry.path} is a link; in {folder} nothing is written through links.",
+                        "Put what it leads to in its place, or remove it. To have the folder on "
+                        "another disk, move it there as a whole.",
+                    )
+                if entry.is_dir():
+                    folders.append(entry.path)
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

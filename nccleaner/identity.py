@@ -54,3 +54,8 @@ def hash_pairs(shards: pa.Array, keys: pa.Array) -> bytes:
 def is_uid(text: object) -> bool:
     """Tells whether `text` is a uid as DataComp writes it: a string of exactly 32 hex digits."""
     return isinstance(text, str) and _UID.fullmatch(text) is not None
+
+
+def is_file_name(name: str) -> bool:
+    """Tells whether a name, of a shard for example, stays in the folder that it is put into."""
+    return name not in ("", ".", "..") and not set("/\0") & set(name)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nccleaner import files
+from nccleaner.errors import InputError, RunError
 
 
 def names(folder: Path) -> set[str]:
@@ -145,3 +146,58 @@ def test_a_mark_is_there_for_a_while_and_no_leftover(tmp_path: Path) -> None:
         assert mark.exists()
         assert mark.parent == folder
     assert names(folder) == set()
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o027, 0o002])
+def test_modes_are_those_of_new_files_whoever_writes(tmp_path, mask):
+    old = os.umask(mask)
+    try:
+        with files.replace_file(tmp_path / "file") as temporary:
+            temporary.write_text("x")
+        with files.replace_file(tmp_path / "private") as temporary:
+            temporary.write_text("x")
+            temporary.chmod(0o600)
+        with files.replace_folder(tmp_path / "folder") as folder:
+            (folder / "file").write_text("x")
+    finally:
+        os.umask(old)
+    found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert found == {
+        "file": 0o666 & ~mask,
+        "private": 0o666 & ~mask,
+        "folder": 0o777 & ~mask,
+    }
+
+
+@pytest.mark.parametrize("name", ["link", "a/link", "a/b/link"])
+@pytest.mark.parametrize("target", ["/etc", "a", "nowhere", "link"])
+def test_links_are_refused_wherever_they_lead(tmp_path, name, target):
+    folder = tmp_path / "folder"
+    (folder / "a" / "b").mkdir(parents=True)
+    files.refuse_links(folder)
+    (folder / name).symlink_to(target)
+    with pytest.raises(RunError, match=f"{name} is a link"):
+        files.refuse_links(folder)
+
+
+def test_a_folder_without_links_may_be_missing_or_linked(tmp_path):
+    files.refuse_links(tmp_path / "missing")
+    (tmp_path / "folder" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    files.refuse_links(tmp_path / "link")
+
+
+def test_a_folder_is_claimed_once_and_by_whoever_was_killed_before(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / ".nccleaner-tmp-0123abcd-.claim").write_text("hal")
+    files.claim_folder(folder, ".claim", "half")
+    assert names(folder) == {".claim"}
+    files.claim_folder(folder, ".claim", "half")
+    with pytest.raises(InputError, match="other arguments"):
+        files.claim_folder(folder, ".claim", "whole")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(InputError, match="not an empty folder"):
+        files.claim_folder(tmp_path / "full", ".claim", "half")
+    assert names(tmp_path / "full") == {"file"}

@@ -26,9 +26,11 @@ from nccleaner.data.storage import (
     list_folder,
     locate,
     open_binary,
+    refuse_chain,
     storage_errors,
 )
 from nccleaner.errors import ShardError, UsageError
+from nccleaner.identity import is_file_name
 from nccleaner.records import Shard, ShardKind
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -249,11 +251,15 @@ def _describe(place: _Place) -> Shard:
         size_bytes, version = -1 if size is None else size, _version(entry)
     sidecar = None if place.kind == "parquet" else file_info(fs, f"{stem}.parquet")
     stats = file_info(fs, f"{stem}_stats.json")
+    name = PurePosixPath(stem).name
+    refuse_chain(path)
+    if not is_file_name(name):
+        raise ShardError(f"{path} gives no name for a shard.", "Rename it, for example to 0.tar.")
     if sidecar is not None:
         # Captions and columns come from there, so its changes count as the shard's.
         version = f"{version}+{sidecar.get('size')}@{_version(sidecar)}"
     return Shard(
-        name=PurePosixPath(stem).name,
+        name=name,
         url=_url(fs, path),
         kind=place.kind,
         sidecar_url=None if sidecar is None else _url(fs, sidecar["name"]),

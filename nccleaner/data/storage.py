@@ -18,6 +18,9 @@ from nccleaner.errors import ShardError
 
 BUFFER_BYTES = 1 << 20
 
+# What fsspec sees a chain of storages in, for example `simplecache::s3://bucket/00000.tar`.
+_CHAIN = "::"
+
 _ABSENT_STATUSES = (403, 404, 410)
 
 
@@ -43,8 +46,30 @@ def is_http(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
+def refuse_chain(url: str) -> None:
+    """Refuses a URL by which fsspec would reach one storage through another.
+
+    Names of shards come from listings and from run directories, which strangers may have made. With
+    `::` in it, a name becomes a chain, and that may end in the files of this machine.
+
+    Raises:
+        ShardError: It is such a chain.
+    """
+    if _CHAIN in url:
+        raise ShardError(
+            f"{url} is a chain of storages, as it holds {_CHAIN}; those are not opened.",
+            "Name the storage itself, without a cache before it; unpack an archive that holds "
+            "shards; rename a file that is called so.",
+        )
+
+
 def locate(url: str) -> tuple[Any, str]:
-    """Resolves `url` to an fsspec file system and the path in it."""
+    """Resolves `url` to an fsspec file system and the path in it.
+
+    Raises:
+        ShardError: It is a chain of storages, or there is no such storage.
+    """
+    refuse_chain(url)
     options = {}
     if is_http(url):
         from aiohttp import ClientTimeout

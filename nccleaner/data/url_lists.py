@@ -6,11 +6,13 @@ files of one kind. Which columns hold URLs and captions is found by their names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
@@ -21,6 +23,8 @@ _URL_NAMES = ("url", "image_url", "img_url")
 _CAPTION_NAMES = ("caption", "text", "alt_text", "alt", "title", "description")
 _TEXT_FORMATS = ("csv", "tsv", "json", "jsonl")
 _FORMATS = ("parquet", *_TEXT_FORMATS, *(f"{name}.gz" for name in _TEXT_FORMATS))
+# What urllib takes for a file, with all that it strips before it looks.
+_FILE_URL = r"(?i)^[\s<]*(url:)?\s*file:"
 # What img2dataset writes itself.
 _RESERVED = {
     *("key", "caption", "url", "status", "error_message", "exif", "md5", "sha256", "sha512"),
@@ -60,7 +64,8 @@ def read_url_list(
         caption_column: Where the captions are; None: found by name.
 
     Raises:
-        InputError: There is no such list, it cannot be read, or a column is not found.
+        InputError: There is no such list, it cannot be read, a column is not found, or a URL names
+            a file of this machine.
     """
     files, kind = _find_files(path)
     schemas, rows = zip(*(_look_at(file, kind) for file in files), strict=True)
@@ -75,6 +80,8 @@ def read_url_list(
                 f"{path} has a column {own!r} beside {chosen!r}; img2dataset takes one of them.",
                 f"Remove or rename the column {own!r}.",
             )
+    for file in files:
+        _refuse_files(file, kind, url)
     others = [
         field.name
         for field in schemas[0]
@@ -103,17 +110,46 @@ def _format_of(file: Path) -> str:
 
 def _look_at(file: Path, kind: str) -> tuple[pa.Schema, int]:
     """Reads what img2dataset will read: columns with their types, and the number of rows."""
+    with _open(file, kind) as (schema, batches):
+        if kind == "parquet":
+            return schema, pq.read_metadata(file).num_rows
+        return schema, sum(batch.num_rows for batch in batches)
+
+
+def _refuse_files(file: Path, kind: str, column: str) -> None:
+    """Refuses URLs that urllib, which img2dataset asks, would read from this machine."""
+    with _open(file, kind, [column]) as (_, batches):
+        for batch in batches:
+            urls = batch[column].cast(pa.string())
+            local = urls.filter(pc.match_substring_regex(urls, _FILE_URL).fill_null(False))
+            if len(local):
+                raise InputError(
+                    f"{file} names a file of this machine, {local[0].as_py()!r}, where it should "
+                    "name images on the web.",
+                    "Remove such rows: who wrote the list would choose what is read here.",
+                )
+
+
+@contextmanager
+def _open(
+    file: Path, kind: str, columns: list[str] | None = None
+) -> Iterator[tuple[pa.Schema, Iterable[pa.RecordBatch]]]:
+    """Opens a file: all of its columns or some, batch by batch where its kind allows."""
     try:
         if kind == "parquet":
             with pq.ParquetFile(file) as table:
-                return table.schema_arrow, table.metadata.num_rows
-        if kind.startswith("json"):
+                yield table.schema_arrow, table.iter_batches(columns=columns)
+        elif kind.startswith("json"):
             found = _read_json(file, kind)
-            return found.schema, found.num_rows
-        delimiter = "," if kind.startswith("csv") else "\t"
-        options = pa_csv.ParseOptions(delimiter=delimiter)
-        with pa_csv.open_csv(file, parse_options=options) as batches:
-            return batches.schema, sum(batch.num_rows for batch in batches)
+            yield found.schema, found.to_batches()
+        else:
+            delimiter = "," if kind.startswith("csv") else "\t"
+            with pa_csv.open_csv(
+                file,
+                parse_options=pa_csv.ParseOptions(delimiter=delimiter),
+                convert_options=pa_csv.ConvertOptions(include_columns=columns),
+            ) as batches:
+                yield batches.schema, batches
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(
             f"{file} cannot be read as {kind}: {error}", "Check the file, or name another."

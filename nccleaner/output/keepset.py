@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nccleaner.errors import InputError, RunError
+from nccleaner.files import refuse_links
 from nccleaner.identity import hash_pair, hash_pairs
 from nccleaner.output.manifests import manifest_paths, read_manifest, read_manifests
 from nccleaner.output.summary import SUMMARY_NAME
@@ -161,10 +162,12 @@ def write_keepset(clean: Path) -> Path:
         The file.
 
     Raises:
-        RunError: Nothing was purged here yet, or the file cannot be written.
+        RunError: Nothing was purged here yet, the file cannot be written, or there are links in
+            the run.
     """
     path = clean / f"keepset-{_version(manifest_paths(clean))}.npy"
     if not path.exists():
+        refuse_links(clean.parent)
         _write(clean, path)
     return path
 

@@ -30,6 +30,7 @@ from nccleaner.output.manifests import (
     write_manifest,
 )
 from nccleaner.pipeline.engines import Advance, Work
+from nccleaner.pipeline.scored import scores_intact
 from nccleaner.pipeline.tally import count_kept
 from nccleaner.pipeline.verdicts import UNLABELLED, Verdicts
 from nccleaner.purify.decide import Counts, Decision
@@ -127,9 +128,11 @@ class Deciding:
 
     def _decide(self, item: Undecided, advance: Advance) -> Decided:
         division = self.division
-        data = (division.scores / f"{item.shard}.parquet").read_bytes()
+        path = division.scores / f"{item.shard}.parquet"
         columns = {"key", "status", "fitted", division.decision.column}
-        scores = read_parquet(pa.BufferReader(data), sorted(columns))
+        with scores_intact(path):
+            data = path.read_bytes()
+            scores = read_parquet(pa.BufferReader(data), sorted(columns))
         keep, unlabelled = division.keeps(item.shard, scores)
         digest = hashlib.sha256(f"{_LAYOUT} {item.features}".encode())
         digest.update(hashlib.sha256(data).digest())
@@ -195,7 +198,8 @@ class Writing:
     def _write(self, item: Unwritten, advance: Advance) -> ManifestReport:
         division, part = self.division, item.part.unread()
         path = division.scores / f"{item.shard}.parquet"
-        scores = read_parquet(path).replace_schema_metadata(None)
+        with scores_intact(path):
+            scores = read_parquet(path).replace_schema_metadata(None)
         keep, _ = division.keeps(item.shard, scores)
         report = write_manifest(
             division.clean,

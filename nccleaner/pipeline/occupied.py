@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from nccleaner.errors import RunError
-from nccleaner.files import remove_leftovers
+from nccleaner.files import refuse_links, remove_leftovers
 
 LOCK = ".nccleaner-lock"
 
@@ -30,8 +30,9 @@ def occupied(folder: Path) -> Iterator[None]:
         folder: A run directory, or where results of another data set go; made where missing.
 
     Raises:
-        RunError: Another process works there; the message says which.
+        RunError: Another process works there, the message says which; or links lead out of it.
     """
+    refuse_links(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with _take(folder / LOCK) as file:
         _sign(file)

@@ -12,6 +12,7 @@ import numpy as np
 
 from nccleaner.data.locations import check_unchanged
 from nccleaner.errors import RunError
+from nccleaner.files import refuse_links
 from nccleaner.output.report.figures import Distribution
 from nccleaner.output.report.page import Gallery, Report, ShardOutcome, ShownPair, write_report
 from nccleaner.output.summary import CutOff, read_summary
@@ -59,12 +60,14 @@ def report(
         reporter: Hears of progress.
 
     Raises:
-        RunError: No finished fit, nothing was purged yet, or by the scores of another fit.
+        RunError: No finished fit, nothing was purged yet, or by the scores of another fit; or
+            there are links in the folder of the results.
         ShardError: A shard has changed, or its storage failed.
     """
     start = time.monotonic()
     reporter = reporter or SilentReporter()
     scoring = Scoring.open(run, output)
+    refuse_links(scoring.target.root)
     summary = read_summary(scoring.target.summary)
     cut_off = summary.cut_off
     survey = Survey(

@@ -113,8 +113,8 @@ class Snapshots:
     def start(self, training: CoTraining) -> Best | None:
         """Brings training to where the earlier run left it; returns the best snapshot so far."""
         if self._writes:
-            self._workspace.metrics.parent.mkdir(parents=True, exist_ok=True)
-            self._workspace.metrics.write_text(self._log, encoding="utf-8")
+            with replace_file(self._workspace.metrics) as temporary:
+                temporary.write_text(self._log, encoding="utf-8")
         if self._state is None:
             return None
         training.load_state_dict(self._state["training"])

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from nccleaner.files import read_parquet
 from nccleaner.pipeline.engines import Advance, Work
 from nccleaner.pipeline.labelled import EXCHANGES
+from nccleaner.pipeline.scored import scores_intact
 from nccleaner.pipeline.verdicts import UNLABELLED, ShardVerdicts, Verdicts
 from nccleaner.purify.by_sample import BySample
 from nccleaner.purify.by_trusted import ByTrusted, Standing
@@ -86,7 +87,9 @@ class ReadingOfScores:
 
     def _read(self, shard: str, advance: Advance) -> PairScores:
         columns = {"key", "status", "fitted", "corrected_similarity", "clean_probability"}
-        table = read_parquet(self.scores / f"{shard}.parquet", sorted(columns | {self.column}))
+        path = self.scores / f"{shard}.parquet"
+        with scores_intact(path):
+            table = read_parquet(path, sorted(columns | {self.column}))
         pairs = table.filter(pc.equal(table["status"], OK))
         advance(table.num_rows)
         return PairScores(

@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from nccleaner.config import RunConfig
 from nccleaner.errors import RunError
 from nccleaner.files import read_parquet, write_json
+from nccleaner.identity import is_file_name
 from nccleaner.output.summary import SUMMARY_NAME
 from nccleaner.records import Shard
 
 _LAYOUT = 1
+# What reading a file of another version, a damaged or a forged one may raise.
+_UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError),
+    ValidationError,
+)
 _PACKAGES = ("nccleaner", "torch", "torchvision", "numpy", "pyarrow", "faiss-cpu", "faiss-gpu")
 
 
@@ -191,24 +197,43 @@ class RunDescription:
             )
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            if data["layout"] != _LAYOUT:
-                raise RunError(
-                    f"{path} has layout {data['layout']}, expected {_LAYOUT}.",
-                    "Run `nccleaner fit` again with this version.",
-                )
+            _check_layout(path, data)
             return RunDescription(
                 RunConfig.model_validate(data["config"]),
-                tuple(Shard(**shard) for shard in data["shards"]),
+                _shards_in(data),
                 Path(data["trusted"]),
                 data["encoders"]["image"],
                 data["encoders"]["text"],
                 data["device"],
                 data["result"],
             )
-        except (OSError, ValueError, LookupError, TypeError, ValidationError) as error:
+        except _UNREADABLE as error:
             raise RunError(
                 f"{path} cannot be read: {error}", "Run `nccleaner fit` again."
             ) from error
+
+
+def _check_layout(path: Path, data: Mapping[str, Any]) -> None:
+    """Refuses a run of another version."""
+    layout = data.get("layout", "none")
+    if layout == _LAYOUT:
+        return
+    writer = data.get("versions", {}).get("nccleaner", "an unknown version")
+    is_newer = isinstance(layout, int) and layout > _LAYOUT
+    raise RunError(
+        f"{path} has layout {layout}, expected {_LAYOUT}; nccleaner {writer} wrote it.",
+        ("Use that version or a newer one, or run" if is_newer else "Run")
+        + " `nccleaner fit` again with this version.",
+    )
+
+
+def _shards_in(data: Mapping[str, Any]) -> tuple[Shard, ...]:
+    """Reads shards from JSON; a run directory may be a stranger's, and names become files."""
+    shards = TypeAdapter(tuple[Shard, ...]).validate_python(data["shards"])
+    for shard in shards:
+        if not is_file_name(shard.name):
+            raise ValueError(f"{shard.name!r} is no name of a shard")
+    return shards
 
 
 def read_checkpoint(path: Path) -> pa.Table:
@@ -235,10 +260,11 @@ def read_inputs(workspace: Workspace) -> tuple[Shard, ...]:
         return ()
     try:
         data = json.loads(workspace.inputs.read_text(encoding="utf-8"))
-        return tuple(Shard(**shard) for shard in data["shards"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        return _shards_in(data)
+    except _UNREADABLE as error:
         raise RunError(
-            f"{workspace.inputs} cannot be read: {error}", "Run `nccleaner score` again."
+            f"{workspace.inputs} cannot be read: {error}",
+            "Remove it, and run `nccleaner score` again.",
         ) from error
 
 

@@ -20,7 +20,7 @@ from nccleaner.data.locations import find_shards
 from nccleaner.data.reading import ShardReading
 from nccleaner.data.storage import open_binary, read_bytes
 from nccleaner.errors import ShardError
-from nccleaner.records import OK
+from nccleaner.records import OK, Shard
 
 
 class FlakyFileSystem(LocalFileSystem):  # type: ignore[misc]
@@ -75,3 +75,34 @@ def test_files_are_seekable_and_closed(tmp_path: Path) -> None:
     assert read_bytes(str(path)) == bytes(range(100))
     with pytest.raises(ShardError, match="Check that it exists"):
         open_binary(str(tmp_path / "nothing"))
+
+
+CHAINS = [
+    "simplecache::file://{0}/00000.tar",
+    "filecache::{0}/00000.tar",
+    "zip://00000.tar::file://{0}/shards.zip",
+    "reference://::file://{0}/reference.json",
+    "https://example.org/{{00000..00009}}.tar::file://{0}/00000.tar",
+    "memory://{0}::local://{0}/00000.tar",
+]
+
+
+@pytest.mark.parametrize("url", CHAINS)
+def test_no_chain_of_storages_is_opened(tmp_path: Path, url: str) -> None:
+    """Neither one that was written, nor one that a name in a listing or a run directory makes."""
+    write_webdataset_shard(tmp_path, "00000", make_rows(3))
+    chain = url.format(tmp_path)
+    for read in (find_shards, open_binary, read_bytes):
+        with pytest.raises(ShardError, match="is a chain of storages"):
+            read(chain)
+    shard = Shard("00000", chain, "webdataset")
+    with pytest.raises(ShardError, match="is a chain of storages"):
+        list(ShardReading(shard, limits=LIMITS))
+
+
+def test_a_file_whose_name_is_a_chain_is_not_opened(tmp_path: Path) -> None:
+    whole = write_webdataset_shard(tmp_path / "elsewhere", "secret", make_rows(3))
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "simplecache::x.tar").write_bytes(whole.read_bytes())
+    with pytest.raises(ShardError, match="is a chain of storages"):
+        find_shards(str(tmp_path / "shards"))

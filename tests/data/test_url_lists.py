@@ -1,6 +1,7 @@
 import gzip
 import json
 from pathlib import Path
+from urllib.request import Request
 
 import pandas as pd
 import pytest
@@ -122,3 +123,37 @@ def test_gzip_is_read_as_such(tmp_path: Path) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "urls.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     assert list(read_url_list(tmp_path / "urls.jsonl.gz").rows) == [5]
+
+
+URLS = [
+    *("file:///etc/hostname", "FILE:/etc/hostname", "  file:///x", "URL:file:///x"),
+    *("<file:///x>", "<URL:file:///x>", "file://localhost/etc/hostname"),
+]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("url", URLS)
+def test_a_list_may_not_name_files_of_this_machine(tmp_path: Path, kind: str, url: str) -> None:
+    table = TABLE.drop(columns="day").replace("\n", " ", regex=True)
+    table.loc[2, "URL"] = url
+    path = tmp_path / f"urls.{kind}"
+    form, options = kind.removesuffix(".gz"), {"index": False}
+    if form == "tsv":
+        form, options = "csv", {"index": False, "sep": "\t"}
+    if form.startswith("json"):
+        options = {"orient": "records", "lines": form == "jsonl"}
+    getattr(table, f"to_{form.removesuffix('l')}")(path, **options)
+    with pytest.raises(InputError, match="names a file of this machine"):
+        read_url_list(path)
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_urllib_would_open_them(url: str) -> None:
+    """What is refused is what img2dataset's `urlopen` takes for files."""
+    assert Request(url).type == "file"
+
+
+@pytest.mark.parametrize("url", ["http://x/file:///y", "https://x/?u=file:", "profile:x", ""])
+def test_other_urls_stay(tmp_path: Path, url: str) -> None:
+    path = write(tmp_path / "urls.csv", f"url,caption\n{url},a dog\n")
+    assert list(read_url_list(path).rows) == [1]

@@ -21,12 +21,8 @@ from nccleaner.pipeline.vectors import KeptVectors
 
 @pytest.fixture
 def run(fitted, tmp_path):
-    """The run, to write into; its features are those of the shared one."""
-    copy = tmp_path / "run"
-    shutil.copytree(fitted.run, copy, ignore=shutil.ignore_patterns("features", "scores"))
-    for name in ("features", "scores"):
-        (copy / name).symlink_to(fitted.run / name)
-    return copy
+    """The run, to write into."""
+    return shutil.copytree(fitted.run, tmp_path / "run")
 
 
 def kept_rows(run) -> list[dict]:

@@ -1,19 +1,27 @@
-"""Files in a run directory that would execute something if they were unpickled."""
+"""Files that would execute something if they were unpickled, or if what they name were imported."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from smallfit import tiny
 
 import nccleaner
-from nccleaner.errors import NccleanerError
+from nccleaner.data.trusted import read_trusted
+from nccleaner.encoders.sentences import load_text_encoder
+from nccleaner.encoders.tokens import read_tokenizer
+from nccleaner.encoders.weights import load_state
+from nccleaner.errors import InputError, NccleanerError, TrustedError
+from nccleaner.files import read_parquet
 
 
 class Bomb:
@@ -79,6 +87,7 @@ def test_training_starts_anew(run, fitted, trusted_csv, went_off, write):
     "name",
     [
         "run.json",
+        "scores.json",
         "checkpoints/best.safetensors",
         "checkpoints/pool.parquet",
         "checkpoints/trusted.parquet",
@@ -91,7 +100,7 @@ def test_a_purge_refuses_or_makes_it_anew(run, went_off, name):
     as_pickle(run / name, Bomb(went_off))
     if name == "checkpoints/pool.parquet":
         (run / "scores" / "00000.parquet").unlink()  # else it is not read
-    if name.startswith(("scores", "features")):
+    if name.startswith(("scores/", "features")):
         nccleaner.purge(run)
     else:
         with pytest.raises(NccleanerError):
@@ -114,4 +123,61 @@ def test_a_keep_set_refuses_it(run, went_off, write):
     write(keepset, Bomb(went_off))
     with pytest.raises(NccleanerError):
         nccleaner.KeepSet(run)
+    assert not went_off.exists()
+
+
+@pytest.mark.parametrize("write", [as_checkpoint, as_pickle])
+@pytest.mark.parametrize("name", ["weights.pth", "weights.pt", "weights.safetensors"])
+def test_weights_that_the_user_names_are_refused(tmp_path, went_off, write, name):
+    write(tmp_path / name, Bomb(went_off))
+    with pytest.raises(InputError, match="the weights cannot be read"):
+        load_state(tmp_path / name)
+    assert not went_off.exists()
+
+
+@pytest.mark.parametrize("name", ["trusted.csv", "trusted.tsv", "trusted.parquet"])
+def test_a_trusted_file_is_refused(tmp_path, went_off, name):
+    as_pickle(tmp_path / name, Bomb(went_off))
+    with pytest.raises(TrustedError):
+        read_trusted(tmp_path / name)
+    assert not went_off.exists()
+
+
+def test_a_tokenizer_is_refused(went_off):
+    with pytest.raises(InputError, match="tokenizer cannot be read"):
+        read_tokenizer(pickle.dumps(Bomb(went_off), protocol=0).decode())
+    assert not went_off.exists()
+
+
+def test_an_extension_type_and_pandas_metadata_are_not_followed(tmp_path, went_off):
+    """pyarrow would unpickle such a type; pandas makes objects by the names in its metadata."""
+    pickled = pickle.dumps(Bomb(went_off))
+    field = pa.field(
+        "key",
+        pa.string(),
+        metadata={
+            b"ARROW:extension:name": b"arrow.py_extension_type",
+            b"ARROW:extension:metadata": pickled,
+        },
+    )
+    notes = {b"pandas": json.dumps({"columns": [{"pandas_type": pickled.hex()}]}).encode()}
+    schema = pa.schema([field, pa.field("caption", pa.string())], metadata=notes)
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["a dog"])], schema=schema)
+    pq.write_table(table, tmp_path / "trusted.parquet")
+    assert [row.value for row in read_trusted(tmp_path / "trusted.parquet").rows] == ["a"]
+    assert read_parquet(tmp_path / "trusted.parquet")["caption"].to_pylist() == ["a dog"]
+    assert not went_off.exists()
+
+
+def test_a_text_encoder_brings_no_code(tmp_path, went_off):
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "evil.py").write_text(
+        f"import os\nos.mkdir({str(went_off)!r})\n\n\nclass Evil:\n    pass\n"
+    )
+    with pytest.raises(InputError, match="the sentence encoder cannot be loaded"):
+        load_text_encoder(str(folder), device="cpu")
     assert not went_off.exists()
