@@ -1,7 +1,7 @@
 r"""Computes what a job costs on many machines from measured rates, and simulates its queue.
 
     python benchmarks/cluster.py --pairs 1e8,5e9 --workers 256 --deaths 0.01 \
-        --extraction 43 --scoring 2000 --purge 20000
+        --extraction 33 --scoring 2500 --purge 80000
 
 Rates are pairs a second of one worker: of a GPU as `gpu.sh` measures them, of a core or a machine
 as `throughput.py` does. A worker takes one shard after the other from a queue. Shards take

@@ -228,7 +228,9 @@ class PurifyConfig(_Section):
         2048, ge=64, description="Pairs of the pool among which neighbours are sought."
     )
     neighbours: int = Field(30, ge=1, description="Neighbours of an image or a caption.")
-    ridge: float = Field(1.0, gt=0, description="Penalty of the ridge map, in feature variances.")
+    ridge: float = Field(
+        1.0, ge=0.01, description="Penalty of the ridge map, in feature variances."
+    )
 
 
 class RunConfig(_Section):

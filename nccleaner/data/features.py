@@ -20,11 +20,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,13 +34,17 @@ import pyarrow.parquet as pq
 from nccleaner.data.decoding import Decoded, DecodePool
 from nccleaner.data.distinct import DistinctFeatures, GrowingArray, Started
 from nccleaner.data.images import ImageRejected, Pixels, shrink
-from nccleaner.data.metadata import texts
+from nccleaner.data.metadata import first_line, texts
 from nccleaner.data.reading import ShardReading
+from nccleaner.errors import RunError
 from nccleaner.files import read_parquet, replace_folder, write_json, write_parquet
 from nccleaner.identity import derive_uid, is_uid
 from nccleaner.records import OK, ImageSpec, Limits, Sample, Shard, ShardReport
 
 Features: TypeAlias = npt.NDArray[np.float16]
+
+FeatureKind: TypeAlias = Literal["image", "text"]
+Rows: TypeAlias = slice | npt.NDArray[np.integer[Any]]
 
 # Changes with the layout of a part, so that parts of another layout are made anew.
 _LAYOUT = 1
@@ -120,29 +124,68 @@ class FeaturePart:
 
     def read_samples(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Reads `samples`, or some of its columns, without keeping them."""
-        return read_parquet(self.folder / "samples.parquet", columns)
+        with self._intact():
+            return read_parquet(self.folder / "samples.parquet", columns)
 
     @cached_property
     def metadata(self) -> pa.Table:
         """The shard's own columns; the same rows as `samples`."""
-        return read_parquet(self.folder / "metadata.parquet")
+        with self._intact():
+            return read_parquet(self.folder / "metadata.parquet")
 
     @cached_property
     def image(self) -> Features:
         """Features of the distinct images: [images, width]."""
-        return _open_features(self.folder / "image.npy")
+        with self._intact():
+            return _open_features(self.folder / "image.npy")
 
     @cached_property
     def text(self) -> Features | None:
         """Features of the distinct captions: [captions, width]; None without a text encoder."""
         path = self.folder / "text.npy"
-        return _open_features(path) if path.exists() else None
+        with self._intact():
+            return _open_features(path) if path.exists() else None
+
+    def take(self, kind: FeatureKind, rows: Rows = slice(None)) -> Features:
+        """Copies features into memory.
+
+        Args:
+            kind: Of images, or of captions where they come as features.
+            rows: Which of them; all by default.
+
+        Returns:
+            Features [rows, width], finite.
+
+        Raises:
+            RunError: Some are not finite, so that the file was changed since it was written.
+        """
+        stored = self.image if kind == "image" else self.text
+        assert stored is not None, "captions that are no tokens have features"
+        taken = np.array(stored[rows])
+        if not np.isfinite(taken).all():
+            raise RunError(
+                f"{self.folder / kind}.npy is damaged: it holds values that are not finite.",
+                f"Remove {self.folder}: it is made anew.",
+            )
+        return taken
 
     @cached_property
     def target(self) -> Pixels | None:
         """The distinct images as small squares: [images, 64, 64, 3]; None where not wanted."""
         path = self.folder / "target.npy"
-        return np.load(path, mmap_mode="r") if path.exists() else None
+        with self._intact():
+            return np.load(path, mmap_mode="r") if path.exists() else None
+
+    @contextmanager
+    def _intact(self) -> Iterator[None]:
+        """Says of a part that was whole when it was opened that it is so no more."""
+        try:
+            yield
+        except (OSError, EOFError, ValueError, pa.ArrowException) as error:
+            raise RunError(
+                f"The features in {self.folder} are gone or damaged: {first_line(error)}.",
+                "Run the same command again: they are made anew.",
+            ) from error
 
 
 def part_fingerprint(
@@ -187,7 +230,7 @@ def read_part(folder: Path, fingerprint: str, *, with_targets: bool = False) -> 
         is_whole = lengths == description["lengths"] and all(
             table.num_rows == part.report.samples for table in rows
         )
-    except (OSError, EOFError, ValueError, LookupError, TypeError, pa.ArrowException):
+    except (OSError, RunError, ValueError, LookupError, TypeError, pa.ArrowException):
         return None
     return part.unread() if is_whole and (part.target is not None or not with_targets) else None
 

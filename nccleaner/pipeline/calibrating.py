@@ -16,6 +16,7 @@ from nccleaner.purify.judge import Judges, fit_judge
 from nccleaner.purify.noise import NoiseRate, estimate_noise_rate
 from nccleaner.purify.scoring import SIBLING_ROUNDS, Evidence, Scorer
 from nccleaner.purify.siblings import Siblings
+from nccleaner.train.cotrain import diverged
 from nccleaner.train.pairs import Pairs, join_pairs
 
 
@@ -38,6 +39,8 @@ def calibrate(
     evidence = scorer.gather(
         data.features, join_pairs(data.pool, matched, mismatched), identities=data.identities
     )
+    if not evidence.is_finite:
+        raise diverged("the networks give scores that are not finite")
     noisy = slice(0, len(data.pool) - data.probes)
     probes = slice(noisy.stop, len(data.pool))
     unseen = slice(probes.stop, None)

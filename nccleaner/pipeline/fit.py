@@ -174,6 +174,8 @@ def _learn(
         fitted = judge_scorer(
             trained, tables, config=config, device=backbones.device, reporter=reporter
         )
+        if fitted.warning:
+            reporter.warn(fitted.warning)
         training_s = time.monotonic() - training_start
         write_parquet(tables.pool_samples, workspace.pool)
     finally:
@@ -194,7 +196,7 @@ def _learn(
             "sample": len(labelled.set_aside),
         },
         trusted_problems=labelled.problems,
-        warning=labelled.warning,
+        warning=" ".join(filter(None, (labelled.warning, fitted.warning))),
         pool=len(tables.pool),
         epochs=fitted.epochs,
         best_epoch=fitted.best_epoch,

@@ -26,6 +26,8 @@ from nccleaner.purify.mixture import BetaMixture, fit_mixture
 from nccleaner.purify.rounds import Belief
 from nccleaner.purify.scoring import Scorer
 
+_ONE_IN_TWENTY = 1.645  # standard deviations of a normal distribution
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -57,6 +59,7 @@ class Fitted:
         held_out_auroc: Of the best snapshot, on held-out pairs.
         probe_auroc: Of the corrected similarity, on the planted probes.
         noise_rate: Estimated share of mismatched pairs in the pool.
+        warning: That the scores are hardly better than chance; empty where they are.
     """
 
     scorer: Scorer
@@ -65,6 +68,7 @@ class Fitted:
     held_out_auroc: float
     probe_auroc: float
     noise_rate: float
+    warning: str
 
 
 def train_scorer(
@@ -189,13 +193,16 @@ def judge_scorer(
     with reporter.stage("Calibrating by the trusted pairs", 2, "judges") as advance:
         scorer.judges = calibrate(scorer, data, config, lambda: advance(1))
     fitted = scorer.judges.fitted
+    probes = fitted.labelled
+    probe_auroc = _auroc(probes.corrected_similarity, probes.matched)
     return Fitted(
         scorer=scorer,
         epochs=trained.epochs,
         best_epoch=trained.best_epoch,
         held_out_auroc=trained.held_out_auroc,
-        probe_auroc=_auroc(fitted.labelled.corrected_similarity, fitted.labelled.matched),
+        probe_auroc=probe_auroc,
         noise_rate=fitted.noise_rate,
+        warning=_warn_of_chance(probe_auroc, probes.matched),
     )
 
 
@@ -205,6 +212,20 @@ def _mixture_fit(config: PurifyConfig) -> Callable[..., BetaMixture]:
         prior=config.prior,
         max_iterations=config.max_iterations,
         tolerance=config.tolerance,
+    )
+
+
+def _warn_of_chance(auroc: float, matched: npt.NDArray[np.bool_]) -> str:
+    """Returns a warning where one random score in twenty does as well (Mann-Whitney's U)."""
+    good, bad = int(matched.sum()), int((~matched).sum())
+    spread = ((good + bad + 1) / (12 * good * bad)) ** 0.5
+    if auroc > 0.5 + _ONE_IN_TWENTY * spread:
+        return ""
+    return (
+        f"The scores tell the planted mismatched pairs from matched ones hardly better than chance "
+        f"(AUROC {auroc:.2f}): purging by them drops pairs at random. Look whether the trusted "
+        "pairs are what they are said to be, and whether the encoders are made for these images "
+        "and captions."
     )
 
 

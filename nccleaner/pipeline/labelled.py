@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -94,16 +95,20 @@ def read_labelled(
     by_name = {shard.name: part for shard, part in zip(shards, parts, strict=True)}
     usable: list[LabelledPair] = []
     problems = list(match.problems)
-    for pair in match.pairs:
-        found = (
-            _from_file(pair, backbones, limits)
-            if pair.image is not None
-            else _from_shard(pair, by_name[str(pair.shard)], backbones)
-        )
-        if isinstance(found, RowProblem):
-            problems.append(found)
-        else:
-            usable.append(found)
+    # Shard by shard: what is read of one goes before the next is read.
+    for shard, pairs_of_shard in groupby(sorted(match.pairs, key=_shard_of), key=_shard_of):
+        part = by_name[shard].unread() if shard else None
+        for pair in pairs_of_shard:
+            found = (
+                _from_file(pair, backbones, limits)
+                if part is None
+                else _from_shard(pair, part, backbones)
+            )
+            if isinstance(found, RowProblem):
+                problems.append(found)
+            else:
+                usable.append(found)
+    usable.sort(key=lambda item: item.pair.row)
     problems.sort(key=lambda problem: problem.row)
     aside = _draw(usable, sample, seed) if sample else []
     taken = set(aside)
@@ -140,6 +145,11 @@ def label_table(pairs: Iterable[TrustedPair]) -> pa.Table:
         if is_of_shards(pair)
     ]
     return pa.Table.from_pylist(rows, schema=LABEL_SCHEMA)
+
+
+def _shard_of(pair: TrustedPair) -> str:
+    """Names the shard of a pair; empty where its image has a file of its own."""
+    return pair.shard or ""
 
 
 def _draw(usable: Sequence[LabelledPair], share: float, seed: int) -> list[int]:
@@ -188,9 +198,10 @@ def _from_shard(
     elif pair.overrides_caption:
         text = _encode_caption(pair.caption, backbones)
     else:
-        text = part.text[row["text_row"]]
+        (text,) = part.take("text", np.array([row["text_row"]]))
     target = None if part.target is None else part.target[row["image_row"]]
-    return LabelledPair(pair, row["image_sha256"], part.image[row["image_row"]], text, target)
+    (image,) = part.take("image", np.array([row["image_row"]]))
+    return LabelledPair(pair, row["image_sha256"], image, text, target)
 
 
 def _from_file(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nccleaner.config import RunConfig
-from nccleaner.data.features import FeaturePart
+from nccleaner.data.features import FeatureKind, FeaturePart
 from nccleaner.data.split import plant_probes, split_trusted
 from nccleaner.encoders.tokens import CaptionTokenizer, train_tokenizer
 from nccleaner.errors import InputError, RunError, TrustedError
@@ -127,7 +127,8 @@ def build_tables(
         folder: Where the feature tables are written, to be memory-mapped.
 
     Raises:
-        InputError: The shards hold too few pairs beside the trusted ones.
+        InputError: The shards hold too few pairs beside the trusted ones, or all images or captions
+            have the same features.
         TrustedError: The trusted pairs are too alike to make mismatched ones of them.
     """
     labels = [item.pair.label for item in labelled]
@@ -155,7 +156,7 @@ def build_tables(
     text_of, texts = _factorise([*rows.captions, *(item.pair.caption for item in labelled)])
     folder.mkdir(parents=True, exist_ok=True)
 
-    def write(kind: str, row_of: npt.NDArray[np.int64]) -> Tensor:
+    def write(kind: FeatureKind | Literal["target"], row_of: npt.NDArray[np.int64]) -> Tensor:
         return _write_rows(folder / f"{kind}.npy", rows, parts, labelled, row_of, kind)
 
     tokens = None
@@ -219,7 +220,7 @@ def _write_rows(
     parts: Sequence[FeaturePart],
     labelled: Sequence[LabelledPair],
     row_of: npt.NDArray[np.int64],
-    kind: str,
+    kind: FeatureKind | Literal["target"],
 ) -> Tensor:
     """Writes one row for each distinct image or caption, and maps the file into memory.
 
@@ -231,12 +232,29 @@ def _write_rows(
     )
     count = len(rows.captions)
     local = rows.text_row if kind == "text" else rows.image_row
-    for index, part in enumerate(parts):
+    for index, closed in enumerate(parts):
+        part = closed.unread()  # files that are mapped into memory stay open as long as the part
         mine = np.flatnonzero(rows.part == index)
-        table[row_of[:count][mine]] = getattr(part, kind)[local[mine]]
+        wanted = local[mine]
+        if kind == "target":
+            assert part.target is not None, "parts have targets where they are wanted"
+            table[row_of[:count][mine]] = part.target[wanted]
+        else:
+            table[row_of[:count][mine]] = part.take(kind, wanted)
     for place, item in zip(row_of[count:], labelled, strict=True):
         table[place] = getattr(item, kind)
+    if kind != "target":
+        _check_different(table, "images" if kind == "image" else "captions")
     return torch.from_numpy(table)
+
+
+def _check_different(table: npt.NDArray[np.float16], of_what: str) -> None:
+    first = table[0].tobytes()
+    if len(table) > 1 and all(row.tobytes() == first for row in table):
+        raise InputError(
+            f"All {len(table)} {of_what} have the same features: nothing can be learned from them.",
+            "Check the weights of the encoder, and what it is given.",
+        )
 
 
 def _map_rows(path: Path) -> Tensor:

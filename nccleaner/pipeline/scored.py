@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nccleaner.data.features import FeaturePart
+from nccleaner.data.metadata import first_line
 from nccleaner.errors import RunError
 from nccleaner.files import write_parquet
 from nccleaner.records import OK, Shard
@@ -44,12 +47,12 @@ def features_of(part: FeaturePart, scorer: Scorer, *, device: str, max_tokens: i
     from nccleaner.encoders.tokens import read_tokenizer
     from nccleaner.train.pairs import Features
 
-    images = torch.from_numpy(np.array(part.image)).to(device)
+    images = torch.from_numpy(part.take("image")).to(device)
     if scorer.tokenizer:
         captions = part.samples.filter(is_pair(part))["caption"].to_pylist()
         tokens = read_tokenizer(scorer.tokenizer).encode(captions, max_tokens=max_tokens)
         return Features(images, torch.from_numpy(tokens).to(device))
-    return Features(images, torch.from_numpy(np.array(part.text)).to(device))
+    return Features(images, torch.from_numpy(part.take("text")).to(device))
 
 
 def pairs_of(part: FeaturePart, scorer: Scorer, *, device: str) -> Pairs:
@@ -90,6 +93,9 @@ def score_part(
         fitted_keys: Keys of the shard's samples that the networks were trained on.
         device: Where to compute.
         max_tokens: Of a caption, where captions come as tokens.
+
+    Raises:
+        RunError: Features or scores are not finite.
     """
     from nccleaner.pipeline.pool import image_identities
 
@@ -103,6 +109,12 @@ def score_part(
         pairs,
         identities=identities,
     )
+    if not evidence.is_finite:
+        raise RunError(
+            f"The scorer gives pairs of shard {shard.name} scores that are not finite: its file is "
+            "damaged, or its training went astray.",
+            "Run `nccleaner fit` again.",
+        )
     scores = scorer.score(evidence, fitted=fitted[chosen])
 
     def column(values: npt.NDArray[np.float32]) -> pa.Array:
@@ -134,6 +146,22 @@ def write_scores(table: pa.Table, path: Path, shard: Shard, scorer_identity: str
     """Writes the scores of a shard with a note of who scored what."""
     note = {_SCORER: scorer_identity.encode(), _SOURCE: _source(shard)}
     write_parquet(table.replace_schema_metadata(note), path)
+
+
+@contextmanager
+def scores_intact(path: Path) -> Iterator[None]:
+    """Says of scores that were there a moment ago that they are so no more.
+
+    Raises:
+        RunError: What is done inside cannot read them.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(
+            f"The scores in {path} are gone or damaged: {first_line(error)}.",
+            "Run the same command again: they are made anew.",
+        ) from error
 
 
 def has_scores(path: Path, shard: Shard, scorer_identity: str) -> bool:

@@ -164,11 +164,9 @@ def embed_samples(scoring: Scoring, part: FeaturePart, modality: Modality, rows:
         encoder = read_tokenizer(scorer.tokenizer)
         tokens = encoder.encode(samples["caption"].to_pylist(), max_tokens=max_tokens)
         return as_array(scorer.embed_texts(torch.from_numpy(tokens).to(scoring.device)))
-    features = part.image if modality == "image" else part.text
-    assert features is not None, "captions that are no tokens have features"
     # What several pairs share is embedded once.
     distinct, places = np.unique(samples[f"{modality}_row"].to_numpy(), return_inverse=True)
-    taken = torch.from_numpy(features[distinct]).to(scoring.device)
+    taken = torch.from_numpy(part.take(modality, distinct)).to(scoring.device)
     embed = scorer.embed_images if modality == "image" else scorer.embed_texts
     return as_array(embed(taken))[places]
 

@@ -135,6 +135,8 @@ def _without(labels: pa.Table, others: pa.Table) -> pa.Table:
 
 def _labels(labels: pa.Table, shard: str, keys: pa.ChunkedArray) -> npt.NDArray[np.int8]:
     mine = labels.filter(pc.equal(labels["shard"], shard)).combine_chunks()
+    if not len(mine):  # as of most shards
+        return np.full(len(keys), UNLABELLED, dtype=np.int8)
     places = pc.index_in(keys, value_set=mine["key"])
     found: npt.NDArray[np.int8] = mine["label"].take(places).fill_null(UNLABELLED).to_numpy()
     return found

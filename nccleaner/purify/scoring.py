@@ -55,6 +55,12 @@ class Evidence(NamedTuple):
     frozen: Scores
     siblings: Siblings | None
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether every number of it is one."""
+        columns = (self.similarity, *self.of_networks, self.contrast, self.frozen)
+        return all(np.isfinite(column).all() for column in columns)
+
     def of_rows(self, rows: slice | npt.NDArray[np.bool_]) -> list[Scores]:
         """Returns for each network all that is known of some pairs by themselves, [rows, e]."""
         return [

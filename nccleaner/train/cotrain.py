@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from nccleaner.errors import TrainingError
 from nccleaner.model.contrast import REFERENCES, Contrast
 from nccleaner.train.learner import Learner, scan_pairs
 from nccleaner.train.meta_gradient import MetaGradient
@@ -152,7 +153,7 @@ class CoTraining:
             on_step: Called after every step of a learner.
 
         Raises:
-            TrainingError: A loss is not finite.
+            TrainingError: A loss or a score is not finite.
         """
         for epoch in range(self.epoch + 1, self._schedule.epochs + 1):
             warm_up = epoch <= self._schedule.warm_up_epochs
@@ -247,7 +248,8 @@ class CoTraining:
         (losses,) = self._world.total([losses])
         values = losses.tolist()  # the one wait for the device in an epoch
         main, meta = losses.mean(dim=0).tolist()
-        learner.check_finite(main, meta, epoch=epoch)
+        if not (math.isfinite(main) and math.isfinite(meta)):
+            raise diverged(f"in epoch {epoch} the losses are {main} (main) and {meta} (meta)")
         first = learner.steps - len(rates) + 1
         steps = [
             StepReport(epoch, index, step, of_main, of_meta, rate)
@@ -281,13 +283,16 @@ class CoTraining:
             torch.cat([exchanged.image_rows, self._meta.mismatched.image_rows]),
             torch.cat([exchanged.text_rows, self._meta.mismatched.text_rows]),
         )
-        return RoundScores(
+        scores = RoundScores(
             self._picked(images, texts),
             *(
                 learner.logits(images, texts, pairs).sigmoid().float().cpu().numpy()
                 for pairs in (self._pool, self._meta.matched, mismatched)
             ),
         )
+        if not all(np.isfinite(values).all() for values in scores):
+            raise diverged("the networks give scores that are not finite")
+        return scores
 
     def _picked(self, images: Tensor, texts: Tensor) -> Scores:
         pairs = self._pool
@@ -314,6 +319,13 @@ class CoTraining:
             cosines = cosines + images @ texts.T  # [h, h]
         assert isinstance(cosines, Tensor)
         return auroc_of_diagonal(cosines.cpu(), self._held_out)
+
+
+def diverged(how: str) -> TrainingError:
+    """Returns the error of a training that has gone astray."""
+    return TrainingError(
+        f"Training diverged: {how}.", "Lower train.learning_rate and train.meta_learning_rate."
+    )
 
 
 class _Trained(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -12,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nccleaner.errors import TrainingError
 from nccleaner.model.mfsr import MainNet
 from nccleaner.model.mscn import MetaNet
 from nccleaner.train.meta_gradient import MetaGradient, meta_gradient
@@ -227,15 +225,6 @@ class Learner:
             pairs,
             world=self._world,
         )
-
-    def check_finite(self, main_loss: float, meta_loss: float, *, epoch: int) -> None:
-        """Raises TrainingError where a loss is not a number any more."""
-        if not (math.isfinite(main_loss) and math.isfinite(meta_loss)):
-            raise TrainingError(
-                f"Training diverged in epoch {epoch}: "
-                f"losses {main_loss} (main), {meta_loss} (meta).",
-                "Lower train.learning_rate, or look for features that are not finite.",
-            )
 
     def _stateful(self) -> list[tuple[str, Any]]:
         named = [
