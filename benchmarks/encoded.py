@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nccleaner.config import RunConfig
-from nccleaner.data.features import FeaturePart, ImageEncoder, TextEncoder
+from nccleaner.data.extracting import ImageEncoder, TextEncoder
+from nccleaner.data.features import FeaturePart
 from nccleaner.data.locations import find_shards
 from nccleaner.files import replace_file
 from nccleaner.pipeline.backbones import Backbones

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nccleaner.config import RunConfig
 from nccleaner.data.decoding import DecodePool
-from nccleaner.data.features import extract_part
+from nccleaner.data.extracting import extract_part
 from nccleaner.data.images import Pixels, decode_image
 from nccleaner.data.reading import ShardReading
 from nccleaner.encoders.images import TorchImageEncoder

@@ -32,12 +32,13 @@ from nccleaner.pipeline.backbones import limits_of
 from nccleaner.pipeline.labelled import LABEL_SCHEMA
 from nccleaner.pipeline.results import FitResult, Reading
 from nccleaner.pipeline.scored import SCHEMA, write_scores
+from nccleaner.pipeline.training import build_architecture
 from nccleaner.pipeline.workspace import RunDescription, Workspace, add_inputs
 from nccleaner.purify.frozen import Frozen, FrozenEvidence
 from nccleaner.purify.judge import Judges, fit_judge
 from nccleaner.purify.scoring import Scorer
 from nccleaner.records import OK, UNDECODABLE_IMAGE, Shard, ShardReport
-from nccleaner.train.networks import Architecture, build_networks
+from nccleaner.train.networks import build_networks
 from nccleaner.train.pairs import Features, Pairs
 
 SHARD_SAMPLES = 10_000
@@ -203,21 +204,10 @@ class GeneratedRun:
 
 def make_scorer(config: RunConfig) -> Scorer:
     """Makes a scorer that knows what can be known without training."""
-    model, purify = config.model, config.purify
-    architecture = Architecture(
-        image_width=IMAGE_WIDTH,
-        text_width=TEXT_WIDTH,
-        vocabulary=0,
-        embedding_width=model.embedding_width,
-        gru_layers=model.gru_layers,
-        joint_width=model.joint_width,
-        similarity_width=model.similarity_width,
-        meta_hidden_width=model.meta_hidden_width,
-        dropout=0.0,
-        temperature=model.temperature,
-    )
+    purify = config.purify
     matched = np.arange(_JUDGED) % 2 == 0
     features = Features(*(torch.from_numpy(made) for made in make_features(-1, matched)))
+    architecture = build_architecture(features, config, pool=_JUDGED)
     identities = torch.arange(_JUDGED)
     pairs = Pairs(identities, identities)
     scorer = Scorer(

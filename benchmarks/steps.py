@@ -14,13 +14,17 @@ from torch.nn import functional as F
 
 from nccleaner.config import RunConfig, overlay
 from nccleaner.model.similarity import SimilarityVector
-from nccleaner.pipeline.training import loss_weights, training_precision
+from nccleaner.pipeline.training import (
+    build_architecture,
+    learning_rates,
+    loss_weights,
+    training_precision,
+)
 from nccleaner.train.learner import Learner
 from nccleaner.train.meta_gradient import MetaGradient
-from nccleaner.train.networks import Architecture, build_networks
+from nccleaner.train.networks import build_networks
 from nccleaner.train.objective import NoisyBatch
 from nccleaner.train.pairs import Features, Pairs
-from nccleaner.train.rates import Rates
 
 GRADIENTS: tuple[MetaGradient, ...] = ("none", "direct", "finite_difference", "exact")
 
@@ -121,18 +125,8 @@ class Steps:
 
     def _learner(self, config: RunConfig, *, naive: bool) -> Learner:
         model, train = config.model, config.train
-        architecture = Architecture(
-            image_width=_IMAGE_WIDTH,
-            text_width=_TEXT_WIDTH,
-            vocabulary=0,
-            embedding_width=model.embedding_width,
-            gru_layers=model.gru_layers,
-            joint_width=model.joint_width,
-            similarity_width=model.similarity_width,
-            meta_hidden_width=model.meta_hidden_width,
-            dropout=model.dropout_for(_POOL),
-            temperature=model.temperature,
-        )
+        empty = Features(torch.empty(0, _IMAGE_WIDTH), torch.empty(0, _TEXT_WIDTH))
+        architecture = build_architecture(empty, config, pool=_POOL)
         main_net, meta_net = build_networks(architecture, seed=0)
         if naive:
             vectors = NaiveVectors(
@@ -144,14 +138,7 @@ class Steps:
             main_net=main_net.to(self.device),
             meta_net=meta_net.to(self.device),
             loss_weights=loss_weights(config),
-            rates=Rates(
-                schedule=train.schedule,
-                main=train.learning_rate,
-                meta=train.meta_learning_rate,
-                rise_steps=train.warm_up_steps,
-                fall_at=train.fall_at,
-                total_steps=10_000,
-            ),
+            rates=learning_rates(config, total_steps=10_000),
             weight_decay=train.weight_decay,
             averaging=train.averaging,
             precision=training_precision(config, torch.device(self.device)),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nccleaner.config import DataConfig, EncodersConfig
-from nccleaner.data.features import ImageEncoder, TextEncoder
+from nccleaner.data.extracting import ImageEncoder, TextEncoder
 from nccleaner.errors import RunError, UsageError
 from nccleaner.records import Limits
 

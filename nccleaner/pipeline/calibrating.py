@@ -30,6 +30,9 @@ def calibrate(
         data: Pool and trusted pairs.
         config: Seed.
         on_judge: Called after each judge.
+
+    Raises:
+        TrainingError: The networks give scores that are not finite.
     """
     generator = torch.Generator().manual_seed(config.seed)
     held_out = data.tables.held_out

@@ -93,9 +93,25 @@ class Decided(NamedTuple):
     written: Written | None
 
 
+class Unwritten(NamedTuple):
+    """A shard whose manifest is to be written.
+
+    Attributes:
+        shard: Its name.
+        part: Its features.
+        first_row: Row of its first kept pair.
+        stamp: Of the manifest.
+    """
+
+    shard: str
+    part: FeaturePart
+    first_row: int
+    stamp: str
+
+
 @dataclass(frozen=True, slots=True)
-class Deciding:
-    """Decides on a shard.
+class _OfShards:
+    """What both jobs have in common.
 
     Attributes:
         division: Decides.
@@ -117,9 +133,14 @@ class Deciding:
         """Tables are read and written beside each other."""
         return True
 
-    def name(self, item: Undecided) -> str:
+    def name(self, item: Undecided | Unwritten) -> str:
         """Names a shard."""
         return f"shard {item.shard}"
+
+
+@dataclass(frozen=True, slots=True)
+class Deciding(_OfShards):
+    """Decides on a shard."""
 
     @contextmanager
     def open(self) -> Iterator[Work[Undecided, Decided]]:
@@ -146,49 +167,9 @@ class Deciding:
         )
 
 
-class Unwritten(NamedTuple):
-    """A shard whose manifest is to be written.
-
-    Attributes:
-        shard: Its name.
-        part: Its features.
-        first_row: Row of its first kept pair.
-        stamp: Of the manifest.
-    """
-
-    shard: str
-    part: FeaturePart
-    first_row: int
-    stamp: str
-
-
 @dataclass(frozen=True, slots=True)
-class Writing:
-    """Writes the manifest and the rejects of a shard.
-
-    Attributes:
-        division: Decides.
-    """
-
-    division: Division
-
-    @property
-    def folders(self) -> tuple[Path, ...]:
-        """The scores, and what is made of them."""
-        return self.division.folders
-
-    @property
-    def device(self) -> None:
-        """It has no networks."""
-
-    @property
-    def in_threads(self) -> bool:
-        """Tables are read and written beside each other."""
-        return True
-
-    def name(self, item: Unwritten) -> str:
-        """Names a shard."""
-        return f"shard {item.shard}"
+class Writing(_OfShards):
+    """Writes the manifest and the rejects of a shard."""
 
     @contextmanager
     def open(self) -> Iterator[Work[Unwritten, ManifestReport]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nccleaner.config import DataConfig
-from nccleaner.data.features import FeaturePart, extract_part, part_fingerprint, read_part
+from nccleaner.data.features import FeaturePart, part_fingerprint, read_part
 from nccleaner.data.locations import check_unchanged
 from nccleaner.errors import ShardError
 from nccleaner.pipeline.backbones import Backbones, limits_of
@@ -118,6 +118,7 @@ class _Extraction:
         from loky import cpu_count
 
         from nccleaner.data.decoding import DecodePool
+        from nccleaner.data.extracting import extract_part
 
         store = self.store
         backbones, limits = store.backbones, limits_of(store.data)

@@ -74,7 +74,7 @@ def fine_tune_scorer(
 
     Raises:
         ShardError: The images are not in the shards any more.
-        TrainingError: The losses diverged.
+        TrainingError: Training diverged.
     """
     scorer = trained.scorer
     tuning = read_tuning(workspace.fine_tuned, fingerprint)
@@ -161,7 +161,7 @@ def fine_tune(
         reporter: Hears of it.
 
     Raises:
-        TrainingError: The losses diverged.
+        TrainingError: Training diverged.
     """
     train = config.train
     tuned = [

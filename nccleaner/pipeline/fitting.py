@@ -95,7 +95,7 @@ def train_scorer(
         folder: Where the others find the files of the tables.
 
     Raises:
-        TrainingError: The losses diverged.
+        TrainingError: Training diverged.
     """
     processes = processes or Processes()
     data = DeviceTables.on(tables, device)
@@ -126,7 +126,9 @@ def train_scorer(
     for path in write_reconstructions(learner, data, seed=config.seed, folder=sheet):
         reporter.note(f"Reconstructions are in {path}")
     scorer = Scorer(
-        architecture=build_architecture(tables, config),
+        architecture=build_architecture(
+            tables.features, config, vocabulary=tables.vocabulary, pool=len(tables.pool)
+        ),
         networks=best.networks,
         frozen=frozen,
         siblings=siblings,
@@ -156,7 +158,7 @@ def take_part(processes: Processes, workspace: Workspace, folder: Path) -> None:
 
     Raises:
         RunError: The run directory is another one than that of the first process.
-        TrainingError: The losses diverged.
+        TrainingError: Training diverged.
     """
     task: _Task = processes.share()
     config = task.config

@@ -30,7 +30,7 @@ def occupied(folder: Path) -> Iterator[None]:
         folder: A run directory, or where results of another data set go; made where missing.
 
     Raises:
-        RunError: Another process works there, the message says which; or links lead out of it.
+        RunError: Another process works there, the message says which; or there are links in it.
     """
     refuse_links(folder)
     folder.mkdir(parents=True, exist_ok=True)

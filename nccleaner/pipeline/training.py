@@ -13,7 +13,6 @@ from nccleaner.config import RunConfig
 from nccleaner.errors import UsageError
 from nccleaner.pipeline.backbones import GRU
 from nccleaner.pipeline.device import DeviceTables
-from nccleaner.pipeline.pool import TrainingTables
 from nccleaner.pipeline.reconstructing import build_reconstruction
 from nccleaner.pipeline.reporter import Reporter
 from nccleaner.pipeline.snapshots import Best, Snapshots, best_networks
@@ -23,6 +22,7 @@ from nccleaner.train.cotrain import CoTraining, Purify, RoundScores, Schedule
 from nccleaner.train.learner import Learner, Precision
 from nccleaner.train.networks import Architecture, build_networks
 from nccleaner.train.objective import LossWeights
+from nccleaner.train.pairs import Features
 from nccleaner.train.rates import Rates
 from nccleaner.train.world import ALONE, World
 
@@ -52,7 +52,7 @@ def train_networks(
         The best snapshot, and the training as the last epoch left it.
 
     Raises:
-        TrainingError: The losses diverged.
+        TrainingError: Training diverged.
     """
     count = config.train.networks
     steps, epochs, _ = config.train.length(len(data.pool))
@@ -104,19 +104,28 @@ def refuse_to_divide(config: RunConfig) -> None:
         )
 
 
-def build_architecture(tables: TrainingTables, config: RunConfig) -> Architecture:
-    """Returns the shape of the networks for tables."""
+def build_architecture(
+    features: Features, config: RunConfig, *, vocabulary: int = 0, pool: int
+) -> Architecture:
+    """Returns the shape of the networks.
+
+    Args:
+        features: What they take; of captions features, or tokens.
+        config: The other widths.
+        vocabulary: Token ids; 0 where captions come as features.
+        pool: Pairs that they are trained on.
+    """
     model = config.model
     return Architecture(
-        image_width=tables.features.images.shape[1],
-        text_width=0 if tables.vocabulary else tables.features.texts.shape[1],
-        vocabulary=tables.vocabulary,
+        image_width=features.images.shape[1],
+        text_width=0 if vocabulary else features.texts.shape[1],
+        vocabulary=vocabulary,
         embedding_width=model.embedding_width,
         gru_layers=model.gru_layers,
         joint_width=model.joint_width,
         similarity_width=model.similarity_width,
         meta_hidden_width=model.meta_hidden_width,
-        dropout=model.dropout_for(len(tables.pool)),
+        dropout=model.dropout_for(pool),
         temperature=model.temperature,
     )
 
@@ -132,6 +141,19 @@ def loss_weights(config: RunConfig) -> LossWeights:
         margin=train.margin,
         adaptive_margin=train.adaptive_margin,
         modality_margin=train.modality_margin,
+    )
+
+
+def learning_rates(config: RunConfig, *, total_steps: int) -> Rates:
+    """Returns the rates of the steps of a learner."""
+    train = config.train
+    return Rates(
+        schedule=train.schedule,
+        main=train.learning_rate,
+        meta=train.meta_learning_rate,
+        rise_steps=train.warm_up_steps,
+        fall_at=train.fall_at,
+        total_steps=total_steps,
     )
 
 
@@ -182,19 +204,16 @@ def _build_learner(data: DeviceTables, config: RunConfig, index: int, world: Wor
     train = config.train
     seed = 2 * config.seed + index
     steps, epochs, _ = train.length(len(data.pool))
-    main_net, meta_net = build_networks(build_architecture(data.tables, config), seed=seed)
+    tables = data.tables
+    architecture = build_architecture(
+        tables.features, config, vocabulary=tables.vocabulary, pool=len(tables.pool)
+    )
+    main_net, meta_net = build_networks(architecture, seed=seed)
     return Learner(
         main_net=main_net.to(data.device),
         meta_net=meta_net.to(data.device),
         loss_weights=loss_weights(config),
-        rates=Rates(
-            schedule=train.schedule,
-            main=train.learning_rate,
-            meta=train.meta_learning_rate,
-            rise_steps=train.warm_up_steps,
-            fall_at=train.fall_at,
-            total_steps=epochs * steps,
-        ),
+        rates=learning_rates(config, total_steps=epochs * steps),
         weight_decay=train.weight_decay,
         averaging=train.averaging,
         precision=training_precision(config, data.device),

@@ -9,7 +9,8 @@ import torch
 from builders import Row, jpeg, make_rows, tar_bytes, write_parquet_shard, write_webdataset_shard
 
 from nccleaner.data.decoding import DecodePool
-from nccleaner.data.features import extract_part, part_fingerprint, read_part
+from nccleaner.data.extracting import extract_part
+from nccleaner.data.features import part_fingerprint, read_part
 from nccleaner.data.images import decode_image, shrink
 from nccleaner.data.locations import find_shards
 from nccleaner.errors import InputError
