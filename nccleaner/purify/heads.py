@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from nccleaner.purify.shares import Floats
+
 Folds = npt.NDArray[np.int64]
 
 _FOLDS = 10

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nccleaner.purify.heads import EvidenceHead, out_of_fold, stratified_folds
-from nccleaner.purify.mixture import Floats
 from nccleaner.purify.noise import CUTOFF, NoiseRate, solve_rate
+from nccleaner.purify.shares import Floats
 
 Scores = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaln, digamma, polygamma
 
-Floats = npt.NDArray[np.float64]
+from nccleaner.purify.shares import Floats
+
 Prior = Literal["anchor", "init"]
 
 BINS = 4096
@@ -59,6 +59,8 @@ class Beta:
 
     def log_density(self) -> Floats:
         """Log density at the bin centres, [bins]."""
+        from scipy.special import betaln  # takes longer to load than a purge to decide
+
         return (self.a - 1) * _LOG + (self.b - 1) * _LOG1M - betaln(self.a, self.b)
 
     @staticmethod
@@ -69,6 +71,8 @@ class Beta:
         in [0.05, 500]: a handful of equal scores must not become a spike. Where the larger shape
         passes the bound both shrink alike, which keeps the mean.
         """
+        from scipy.special import digamma, polygamma
+
         total = weights.sum()
         mean_log, mean_log1m = weights @ _LOG / total, weights @ _LOG1M / total
         mean = weights @ _CENTRES / total

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nccleaner.purify.heads import EvidenceHead, out_of_fold, stratified_folds
-from nccleaner.purify.mixture import Floats
-from nccleaner.purify.shares import highest_share
+from nccleaner.purify.shares import Floats, highest_share
 
 # Where a matched and a mismatched pair are equally likely, if there are as many of both.
 CUTOFF = 0.5

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,6 +34,8 @@ def highest_share(count: npt.ArrayLike, trials: npt.ArrayLike, *, miss: float) -
         trials: How many there were, likewise.
         miss: In (0, 1).
     """
+    from scipy.special import betaincinv  # takes longer to load than a purge to decide
+
     had, tried = np.broadcast_arrays(np.asarray(count, float), np.asarray(trials, float))
     bound = np.ones(had.shape)
     open_ended = had < tried

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nccleaner.purify.ridge import Standardiser
+from nccleaner.purify.shares import Floats
 from nccleaner.train.pairs import Pairs
 
 Scores = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 # Belief that stands against what siblings say: one doubtful sibling says little.
