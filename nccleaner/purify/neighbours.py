@@ -74,8 +74,8 @@ class References:
             same = identities[rows, None] == self.identities  # [b, r]
             to_images = F.normalize(images[rows]) @ self.images.T  # [b, r]
             to_texts = F.normalize(texts[rows]) @ self.texts.T  # [b, r]
-            by_image.append(self._mean(to_images.masked_fill(same, -inf), to_texts, neighbours))
-            by_text.append(self._mean(to_texts.masked_fill(same, -inf), to_images, neighbours))
+            by_image.append(self._mean(to_images.where(~same, -inf), to_texts, neighbours))
+            by_text.append(self._mean(to_texts.where(~same, -inf), to_images, neighbours))
         return torch.cat(by_image), torch.cat(by_text)
 
     def _mean(

@@ -94,9 +94,10 @@ class RidgeMap:
         """Returns the cosines of caption and mapped image, and of image and mapped caption."""
         in_text, in_image = texts.new_zeros(len(texts)), texts.new_zeros(len(texts))
         for fold in range(FOLDS):
-            rows = folds == fold
-            in_text[rows] = F.cosine_similarity(images[rows] @ self.to_text[fold], texts[rows])
-            in_image[rows] = F.cosine_similarity(texts[rows] @ self.to_image[fold], images[rows])
+            rows = torch.nonzero(folds == fold)[:, 0]
+            image, text = images[rows], texts[rows]
+            in_text[rows] = F.cosine_similarity(image @ self.to_text[fold], text)
+            in_image[rows] = F.cosine_similarity(text @ self.to_image[fold], image)
         return in_text, in_image
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -115,12 +115,12 @@ class Scorer:
 
         The inner product with a row of `embed_texts` is the pair's `similarity`.
         """
-        return self._join([self._parts(main, "image", images) for main, _ in self.networks])
+        return _joined(self._parts("image", images))
 
     @torch.inference_mode()
     def embed_texts(self, texts: Tensor) -> Float[Tensor, "n nets*d"]:
         """Embeds captions, [n, l] features or [n, t] tokens; rows have length 1."""
-        return self._join([self._parts(main, "text", texts) for main, _ in self.networks])
+        return _joined(self._parts("text", texts))
 
     @torch.inference_mode()
     def find_alternatives(
@@ -131,7 +131,9 @@ class Scorer:
         pairs = pool.take(drawn[:REFERENCES].to(pool.image_rows.device))
         images, texts = features.of(pairs)
         self.contrast = Contrast(
-            self.embed_images(images), self.embed_texts(texts), identities[pairs.image_rows]
+            _rounded(self.embed_images(images)),
+            _rounded(self.embed_texts(texts)),
+            identities[pairs.image_rows],
         )
 
     @torch.inference_mode()
@@ -146,34 +148,26 @@ class Scorer:
             identities: A number from the content of each image of `features`.
         """
         assert self.contrast is not None, "alternatives are found before evidence is gathered"
-        logits, cosines, embedded = [], [], []
-        for main_net, meta_net in self.networks:
-            images = self._parts(main_net, "image", features.images)
-            texts = self._parts(main_net, "text", features.texts)
-            embedded.append((images, texts))
-            blocks = [
-                (images[block.image_rows], texts[block.text_rows]) for block in _blocks(pairs)
-            ]
-            cosines.append(_cat([(image * text).sum(dim=1) for image, text in blocks]))
-            logits.append(_cat([pair_logits(main_net, meta_net, *block) for block in blocks]))
-        images, texts = (self._join(list(parts)) for parts in zip(*embedded, strict=True))
-        contrast = [
-            self.contrast.of(
-                images[block.image_rows], texts[block.text_rows], identities[block.image_rows]
-            )
-            for block in _blocks(pairs)
-        ]
+        images = self._parts("image", features.images)
+        texts = self._parts("text", features.texts)
+        cosines, logits, contrast = [], [], []
+        for block in _blocks(pairs):
+            image, text = images[block.image_rows], texts[block.text_rows]
+            cosines.append((image * text).sum(dim=2))
+            logits.append(self._logits(image, text))
+            contrast.append(self._contrast(image, text, identities[block.image_rows]))
         siblings = None
         if self.siblings and self.frozen is not None:
             among = Siblings.among(pairs, features.texts, self.frozen.of_texts)
             siblings = among if among.exist() else None
+        cosine, logit = (_cat(blocks, len(self.networks)) for blocks in (cosines, logits))
         return Evidence(
-            torch.stack(cosines).mean(dim=0).cpu().numpy(),
+            cosine.mean(dim=1).cpu().numpy(),
             tuple(
-                torch.stack([logits[net], cosines[net - 1]], dim=1).cpu().numpy()
+                torch.stack([logit[:, net], cosine[:, net - 1]], dim=1).cpu().numpy()
                 for net in range(len(self.networks))
             ),
-            torch.cat([images.new_zeros(0, 2), *contrast]).cpu().numpy(),
+            _cat(contrast, 2).cpu().numpy(),
             self._frozen_evidence(features, pairs, identities).cpu().numpy(),
             siblings,
         )
@@ -274,23 +268,38 @@ class Scorer:
         )
 
     @fast_products()
-    def _parts(self, main_net: MainNet, modality: str, rows: Tensor) -> Float[Tensor, "n d"]:
-        embed = main_net.semantic_images if modality == "image" else main_net.semantic_texts
-        device = main_net.log_inverse_temperature.device
-        return torch.cat(
-            [
-                torch.empty(0, self.architecture.joint_width, device=device),
-                *(
-                    embed(block.to(device))
-                    for block in torch.split(rows, _BLOCK_ROWS)
-                    if len(block)
-                ),
-            ]
+    def _parts(self, modality: Literal["image", "text"], rows: Tensor) -> Float[Tensor, "n nets d"]:
+        """Returns the semantic part that each network makes of images or of captions."""
+        device = self.networks[0][0].log_inverse_temperature.device
+        parts = torch.empty(
+            len(rows), len(self.networks), self.architecture.joint_width, device=device
         )
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            stored = rows[block].to(device)
+            for net, (main_net, _) in enumerate(self.networks):
+                embed = main_net.semantic_images if modality == "image" else main_net.semantic_texts
+                parts[block, net] = embed(stored)
+        return parts
 
-    def _join(self, parts: list[Tensor]) -> Float[Tensor, "n d"]:
-        joined: Tensor = torch.cat(parts, dim=1) / len(parts) ** 0.5
-        return joined
+    def _logits(
+        self, images: Float[Tensor, "b nets d"], texts: Float[Tensor, "b nets d"]
+    ) -> Float[Tensor, "b nets"]:
+        logits = [
+            pair_logits(main_net, meta_net, images[:, net], texts[:, net])
+            for net, (main_net, meta_net) in enumerate(self.networks)
+        ]
+        return torch.stack(logits, dim=1)
+
+    @fast_products()
+    def _contrast(
+        self,
+        images: Float[Tensor, "b nets d"],
+        texts: Float[Tensor, "b nets d"],
+        identities: Int[Tensor, " b"],
+    ) -> Float[Tensor, "b 2"]:
+        assert self.contrast is not None
+        return self.contrast.of(_rounded(_joined(images)), _rounded(_joined(texts)), identities)
 
     def _frozen_evidence(self, features: Features, pairs: Pairs, identities: Tensor) -> Tensor:
         device = pairs.image_rows.device
@@ -314,6 +323,17 @@ def network_tensors(networks: Sequence[tuple[MainNet, MetaNet]]) -> dict[str, Te
     }
 
 
+def _joined(parts: Float[Tensor, "n nets d"]) -> Float[Tensor, "n nets*d"]:
+    """Puts the networks' parts side by side; rows have length 1."""
+    joined: Tensor = parts.flatten(1) / parts.shape[1] ** 0.5
+    return joined
+
+
+def _rounded(embeddings: Tensor) -> Tensor:
+    """Rounds as fast products do, so that a pair's own cosine is the product's of the same rows."""
+    return embeddings.bfloat16().float()
+
+
 def _blocks(pairs: Pairs) -> list[Pairs]:
     return [
         Pairs(image_rows, text_rows)
@@ -326,8 +346,8 @@ def _blocks(pairs: Pairs) -> list[Pairs]:
     ]
 
 
-def _cat(blocks: list[Tensor]) -> Float[Tensor, " n"]:
-    return torch.cat(blocks) if blocks else torch.empty(0)
+def _cat(blocks: list[Tensor], width: int) -> Float[Tensor, "n width"]:
+    return torch.cat(blocks) if blocks else torch.empty(0, width)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

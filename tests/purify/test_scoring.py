@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -133,14 +133,40 @@ def test_alternatives_are_pairs_of_the_pool_drawn_by_seed(scorer, features, pair
     assert not torch.equal(drawn[0].identities, drawn[2].identities)
     assert sorted(drawn[0].identities.tolist()) == sorted(2 * list(range(COUNT)))
     images = scorer.embed_images(features.images)
-    torch.testing.assert_close(drawn[0].images, images[drawn[0].identities])
+    rounding = {"rtol": 2**-8, "atol": 0.0}  # bfloat16
+    torch.testing.assert_close(drawn[0].images, images[drawn[0].identities], **rounding)
     evidence = gather(scorer, features, pairs)
     by_hand = scorer.contrast.of(
-        images[pairs.image_rows],
-        scorer.embed_texts(features.texts)[pairs.text_rows],
+        images[pairs.image_rows].bfloat16().float(),
+        scorer.embed_texts(features.texts)[pairs.text_rows].bfloat16().float(),
         IDENTITIES[pairs.image_rows],
     )
     np.testing.assert_allclose(evidence.contrast, by_hand, atol=1e-4)
+
+
+def test_an_equal_caption_is_no_alternative_however_products_are_rounded():
+    wide = replace(architecture(), image_width=256, text_width=256, joint_width=256)
+    once = COUNT // 2
+    images, texts = latent_features(COUNT, width=256, latent=4)
+    features = Features(images, torch.cat([texts[:once], texts[:once]]))
+    scorer = Scorer(
+        architecture=wide,
+        networks=[build_networks(wide, seed=0)],
+        frozen=None,
+        siblings=False,
+        judges=None,
+        tokenizer="",
+    )
+    matched = rows(torch.arange(COUNT), torch.arange(COUNT))
+    scorer.find_alternatives(features, matched, identities=IDENTITIES, seed=0)
+    evidence = gather(scorer, features, matched)
+
+    image, text = scorer.embed_images(images).double(), scorer.embed_texts(features.texts).double()
+    cosine = image @ text.T
+    nearer = 20 * (cosine - cosine.diagonal()[:, None])
+    others = torch.arange(COUNT) % once != torch.arange(COUNT)[:, None] % once
+    odds = others.sum(dim=1).log() - nearer.where(others, -torch.inf).logsumexp(dim=1)
+    np.testing.assert_allclose(evidence.contrast[:, 0], odds, atol=0.02)
 
 
 def test_a_large_pool_gives_only_so_many_alternatives(scorer, features, pairs, monkeypatch):
