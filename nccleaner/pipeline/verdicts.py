@@ -67,7 +67,7 @@ class Verdicts:
             parts: Their features.
             sample: The file: CSV, TSV or Parquet, in the form of the trusted file, a label in
                 every row.
-            reporter: Hears of rows that are not used.
+            reporter: Hears of rows that are not used, and of a sample that may be none.
 
         Raises:
             TrustedError: The file cannot be used, or none of its rows can.
@@ -79,10 +79,17 @@ class Verdicts:
             aside = _of_shards(read_checkpoint(scoring.workspace.sample), of_fit)
         if sample is not None:
             drawn = _read_sample(sample, shards, parts, trusted, reporter)
-            return Verdicts(pa.concat_tables([trusted, _without(aside, drawn)]), drawn)
-        if len(of_fit) == len(shards):
-            return Verdicts(trusted, aside)
-        return Verdicts(pa.concat_tables([trusted, aside]), aside.slice(0, 0))
+            verdicts = Verdicts(pa.concat_tables([trusted, _without(aside, drawn)]), drawn)
+        elif len(of_fit) == len(shards):
+            verdicts = Verdicts(trusted, aside)
+        else:
+            verdicts = Verdicts(pa.concat_tables([trusted, aside]), aside.slice(0, 0))
+        if pc.min(verdicts.sample["label"]).as_py() == 1:
+            reporter.warn(
+                f"None of the {len(verdicts.sample)} pairs of the random sample is labelled 0: if "
+                "they were chosen because they are good, no estimate of this purge holds."
+            )
+        return verdicts
 
     def of(self, shard: str, keys: pa.ChunkedArray) -> ShardVerdicts:
         """Returns the verdicts about the samples of a shard, by their keys."""

@@ -387,6 +387,19 @@ def test_trusted_pairs_of_the_fit_are_no_sample(run, clipart, tmp_path, sample):
         nccleaner.purge(run, sample=only_trusted)
 
 
+def test_a_sample_of_good_pairs_alone_is_doubted(run, clipart, tmp_path, sample):
+    good = [key for key in sample[0] if not clipart.truth[key]][:30]
+    reporter = Warned()
+
+    nccleaner.purge(run, sample=sample[1], reporter=reporter)
+    assert not reporter.warnings
+    nccleaner.purge(
+        run, sample=write_sample(tmp_path / "good.csv", clipart, good), reporter=reporter
+    )
+
+    assert "None of the 30 pairs of the random sample is labelled 0" in reporter.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
