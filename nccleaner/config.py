@@ -127,7 +127,9 @@ class TrainConfig(_Section):
     networks: int = Field(
         2, ge=1, le=2, description="2 networks train each other; 1 trains on what itself believes."
     )
-    epochs: int = Field(8, ge=1, description="Passes over the pool, warm-up included.")
+    epochs: int = Field(
+        8, ge=1, description="Passes over the pool, warm-up included; more where min_steps asks."
+    )
     min_steps: int = Field(
         550, ge=0, description="Steps at least: a small pool is passed over more often."
     )

@@ -172,10 +172,12 @@ class Display:
 
     @contextmanager
     def _lines(self, title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-        done = 0
+        done, shown = 0, -1
         start = last = time.monotonic()
 
         def show() -> None:
+            nonlocal shown
+            shown = done
             passed = duration(time.monotonic() - start)
             self._print(self._err, Text(f"{title}: {_counted(done, total, unit)}, {passed}"))
 
@@ -187,7 +189,8 @@ class Display:
                 show()
 
         yield advance
-        show()
+        if shown != done:
+            show()
 
 
 class _Counts(ProgressColumn):

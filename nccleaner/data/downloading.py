@@ -107,6 +107,8 @@ def download_shards(
             "Downloading needs img2dataset, which is not installed.",
             "pip install 'nccleaner[download]'",
         )
+    from loky import cpu_count
+
     arguments = {
         "url_list": str(urls.path.absolute()),
         "input_format": urls.format,
@@ -122,7 +124,7 @@ def download_shards(
         "skip_reencode": True,
         "timeout": timeout_s,
         "retries": retries,
-        "processes_count": os.cpu_count() or 1,
+        "processes_count": cpu_count(),
         "thread_count": threads,
         "incremental_mode": "incremental",
     }

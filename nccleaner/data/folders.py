@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from nccleaner.data.members import READ_SUFFIXES, Member, split_name
+from nccleaner.data.members import READ_SUFFIXES, Member, readable_name, split_name
 from nccleaner.data.storage import list_folder, locate, storage_errors
 
 
@@ -29,9 +29,7 @@ class FolderMembers:
         named: list[tuple[tuple[str, str], str, int]] = []
         strangers: list[str] = []
         for entry in list_folder(fs, path):
-            base = PurePosixPath(entry["name"]).name
-            # Bytes that are no UTF-8 come as halves of surrogate pairs, which fit into no table.
-            base = base.encode("utf-8", "backslashreplace").decode()
+            base = readable_name(PurePosixPath(entry["name"]).name)
             name = split_name(base)
             if name is None or entry["type"] == "directory":
                 strangers.append(base)

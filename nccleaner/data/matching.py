@@ -81,15 +81,30 @@ def match_trusted(table: TrustedTable, catalog: pa.Table) -> TrustedMatch:
             rows, so it is only ever scanned by whole columns.
     """
     found: dict[int, _Found] = {}
+    elsewhere: dict[int, _Found] = {}
     for by in ("key", "uid", "url"):
         rows = [row for row in table.rows if row.by == by]
+        in_shards = [row for row in rows if row.shard is not None]
         found |= _find([row for row in rows if row.shard is None], [by], catalog)
-        found |= _find([row for row in rows if row.shard is not None], [by, "shard"], catalog)
-    matched = [_pair(row, found.get(row.row)) for row in table.rows]
+        found |= _find(in_shards, [by, "shard"], catalog)
+        elsewhere |= _find([row for row in in_shards if row.row not in found], [by], catalog)
+    matched = [
+        _pair(row, found[row.row]) if row.row in found else _missing(row, elsewhere.get(row.row))
+        for row in table.rows
+    ]
     pairs, repeats = _drop_repeats([item for item in matched if isinstance(item, TrustedPair)])
     problems = [item for item in matched if isinstance(item, RowProblem)]
     problems = sorted([*table.problems, *problems, *repeats], key=lambda problem: problem.row)
     return TrustedMatch(table.path, tuple(pairs), tuple(problems))
+
+
+def check_rows(table: TrustedTable) -> None:
+    """Refuses a trusted file whose rows are too few, whatever the shards hold.
+
+    Raises:
+        TrustedError: As `check_enough`.
+    """
+    _refuse_too_few(table.path, [row.label for row in table.rows], table.problems)
 
 
 def check_enough(match: TrustedMatch) -> str:
@@ -105,14 +120,8 @@ def check_enough(match: TrustedMatch) -> str:
         TrustedError: Fewer than `MIN_PAIRS` pairs, or fewer than `MIN_MATCHED` labelled 1, without
             which there is nothing that a matched pair could be told by.
     """
+    _refuse_too_few(match.path, [pair.label for pair in match.pairs], match.problems)
     usable = len(match.pairs)
-    matched = sum(pair.label for pair in match.pairs)
-    if usable < MIN_PAIRS or matched < MIN_MATCHED:
-        raise TrustedError(
-            f"{match.path}: {usable} usable pairs, {matched} of them labelled 1; needed are "
-            f"{MIN_PAIRS}, {MIN_MATCHED} of them labelled 1.{_first_problem(match.problems)}",
-            "Add pairs that somebody looked at, or mend the rows that were skipped.",
-        )
     if usable >= FEW_PAIRS:
         return ""
     # Half of the 95 % interval of a share near one half, in the normal approximation.
@@ -122,6 +131,16 @@ def check_enough(match: TrustedMatch) -> str:
         f"estimated from all of them is uncertain by up to ±{points:.0f} percentage points. "
         f"{FEW_PAIRS} or more are better."
     )
+
+
+def _refuse_too_few(path: Path, labels: Sequence[int], problems: Sequence[RowProblem]) -> None:
+    usable, matched = len(labels), sum(labels)
+    if usable < MIN_PAIRS or matched < MIN_MATCHED:
+        raise TrustedError(
+            f"{path}: {usable} usable pairs, {matched} of them labelled 1; needed are "
+            f"{MIN_PAIRS}, {MIN_MATCHED} of them labelled 1.{_first_problem(problems)}",
+            "Add pairs that somebody looked at, or mend the rows that were skipped.",
+        )
 
 
 def _first_problem(problems: Sequence[RowProblem]) -> str:
@@ -167,19 +186,27 @@ def _find(
     return {group["row"]: group for group in groups.to_pylist()}
 
 
-def _pair(row: TrustedRow, found: _Found | None) -> TrustedPair | RowProblem:
-    """Decides what a row gives."""
+def _missing(row: TrustedRow, elsewhere: _Found | None) -> TrustedPair | RowProblem:
+    """Decides what a row gives that names no sample of the shards, or of another shard."""
     if row.by == "image":
         # `read_trusted` lets no image without a caption pass.
         return TrustedPair(row.row, row.label, row.caption or "", image=Path(row.value))
+    reason = f"{_named(row)} is in no shard"
+    if elsewhere is not None:
+        reason += f"; shard {shown(elsewhere['shard'])} has one"
+    elif row.by == "key" and row.value.isdecimal() and not row.value.startswith("0"):
+        reason += " (keys are text: has it lost leading zeros?)"
+    return RowProblem(row.row, reason)
+
+
+def _named(row: TrustedRow) -> str:
     named = f"{row.by} {shown(row.value)}"
-    if row.shard is not None:
-        named += f" in shard {shown(row.shard)}"
-    if found is None:
-        hint = ""
-        if row.by == "key" and row.value.isdecimal():
-            hint = "; keys are text: has it lost leading zeros?"
-        return RowProblem(row.row, f"{named} is in no shard{hint}")
+    return named if row.shard is None else f"{named} in shard {shown(row.shard)}"
+
+
+def _pair(row: TrustedRow, found: _Found) -> TrustedPair | RowProblem:
+    """Decides what a row gives that names samples of the shards."""
+    named = _named(row)
     if found["n_pairs"] == 0:
         where = f"{found['shard']}/{found['key']}"
         return RowProblem(row.row, f"{named} is no pair: {shown(where)} is {found['status']}")

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 READ_SUFFIXES = frozenset((*IMAGE_SUFFIXES, "txt", "json"))
+# What becomes of bytes in a name that are no UTF-8. Names that differ in such bytes must not become
+# the same, or their members would mix.
+NAME_ERRORS = "backslashreplace"
 
 # webdataset, `base_plus_ext`.
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
@@ -56,6 +59,11 @@ class Group:
     def image(self) -> Member | None:
         """Its image; of several, the first kind in the order of `IMAGE_SUFFIXES`."""
         return next((self.members[s] for s in IMAGE_SUFFIXES if s in self.members), None)
+
+
+def readable_name(name: str) -> str:
+    """Writes a name of the file system, with bytes that are no UTF-8, as text that fits tables."""
+    return name.encode("utf-8", NAME_ERRORS).decode()
 
 
 def split_name(name: str) -> tuple[str, str] | None:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nccleaner.data.members import is_archive_note, split_name
+from nccleaner.data.members import NAME_ERRORS, is_archive_note, readable_name, split_name
 from nccleaner.data.metadata import CAPTION_NAMES, texts
 from nccleaner.data.storage import (
     is_http,
@@ -73,7 +73,7 @@ def _replace_captions(
     current, suffixes = "", set[str]()
     caption: str | None = None
     for name, data in files:
-        key, suffix = split_name(name) or (name, "")
+        key, suffix = _name_parts(name)
         if key != current or suffix in suffixes:  # another sample, as `group_members` has it
             current, suffixes = key, set()
             caption = captions.pop(key, None)
@@ -84,6 +84,11 @@ def _replace_captions(
             yield name, caption.encode("utf-8")
         else:
             yield name, _replace_in_json(data, caption)
+
+
+def _name_parts(name: str) -> tuple[str, str]:
+    """Key and suffix as reading has them, whatever bytes are in the name."""
+    return split_name(readable_name(name)) or (name, "")
 
 
 def _replace_in_json(data: bytes, caption: str) -> bytes:
@@ -102,7 +107,7 @@ def _folder_files(url: str) -> Iterator[tuple[str, bytes]]:
     """Yields the files of a folder in the order in which `FolderMembers` takes them."""
     fs, path = locate(url)
     files = [entry["name"] for entry in list_folder(fs, path) if entry["type"] != "directory"]
-    for file in sorted(files, key=lambda file: split_name(file_name(file)) or (file, "")):
+    for file in sorted(files, key=lambda file: _name_parts(file_name(file))):
         with storage_errors(file):
             data = fs.cat_file(file)
         yield file_name(file), data
@@ -110,10 +115,10 @@ def _folder_files(url: str) -> Iterator[tuple[str, bytes]]:
 
 def _tar_files(url: str) -> Iterator[tuple[str, bytes]]:
     """Yields the samples' members of a tar in their order, one in memory at a time."""
-    # Encoding and errors as `TarMembers` has them: both must find the same keys.
+    # The encoding as `TarMembers` has it: both must find the same keys.
     with (
         open_binary(url) as source,
-        tarfile.open(fileobj=source, mode="r|*", encoding="utf-8", errors="replace") as tar,
+        tarfile.open(fileobj=source, mode="r|*", encoding="utf-8", errors=NAME_ERRORS) as tar,
     ):
         for header in tar:
             member = tar.extractfile(header) if header.isreg() else None

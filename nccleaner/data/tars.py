@@ -13,7 +13,13 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, cast
 
-from nccleaner.data.members import READ_SUFFIXES, Member, is_archive_note, split_name
+from nccleaner.data.members import (
+    NAME_ERRORS,
+    READ_SUFFIXES,
+    Member,
+    is_archive_note,
+    split_name,
+)
 from nccleaner.data.storage import BUFFER_BYTES, open_binary
 
 # A forged extended header makes tarfile fail in its own number and text parsing; a chain of them,
@@ -70,10 +76,9 @@ class TarMembers:
     def _headers(self, stream: _TarStream) -> Iterator[tarfile.TarInfo]:
         """Yields header after header, and finds out why there are no more."""
         try:
-            # The encoding is set because the default is the machine's. Names that differ in bytes
-            # that are no UTF-8 must not become the same, or their members would mix.
+            # The encoding is set because the default is the machine's.
             tar = tarfile.TarFile(
-                fileobj=cast("BinaryIO", stream), encoding="utf-8", errors="backslashreplace"
+                fileobj=cast("BinaryIO", stream), encoding="utf-8", errors=NAME_ERRORS
             )
             while (header := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header

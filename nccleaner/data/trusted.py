@@ -175,9 +175,11 @@ def _read_text(path: Path) -> str:
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise TrustedError(f"{path} is not there.", "Check the path.") from error
     except OSError as error:
         raise TrustedError(
-            f"{path}: cannot be read: {error.strerror}.", "Give the path of the trusted file."
+            f"{path}: cannot be read: {error.strerror}.", "Give the path of a file."
         ) from error
 
 

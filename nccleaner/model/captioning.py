@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nccleaner.model.mfsr import Parts
+from nccleaner.model.towers import in_own_precision
 
 # Pads captions on the right [P]. The first one after a caption is its end, and it stands before the
 # first token [O].
@@ -49,7 +50,9 @@ class CaptionDecoder(nn.Module):
         said = _is_said(tokens)
         device = parts.semantic.device
         embedded = self.embedding(previous.to(device, non_blocking=True))
-        states, _ = self.gru(embedded, self._start(parts))  # [b, t + 1, d]
+        start = self._start(parts).to(embedded.dtype)
+        with in_own_precision(device):
+            states, _ = self.gru(embedded, start)  # [b, t + 1, d]
         # The layer over the vocabulary is the dear one: none of it for padding.
         places = said.flatten().nonzero().squeeze(1).to(device, non_blocking=True)  # [n]
         logits: Tensor = self.out(states.flatten(0, 1)[places])

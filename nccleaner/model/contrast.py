@@ -21,9 +21,16 @@ _SAME = 1e-5
 _BLOCK_ROWS = 2048
 
 
+def rounded(embeddings: Tensor) -> Tensor:
+    """Rounds as products may, so that a pair's own cosine is the product's of the same rows."""
+    return embeddings.bfloat16().float()
+
+
 @dataclass(frozen=True, slots=True)
 class Contrast:
     """Pairs of the pool that serve as alternatives; whether they are matched does not matter.
+
+    Where products may be rounded, all embeddings, here and in `of`, must be `rounded` before.
 
     Attributes:
         images: [r, d] embeddings of length 1.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -50,6 +53,17 @@ class FeatureTower(nn.Module):
         return out
 
 
+def in_own_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Lets recurrent layers compute in the type of their weights, whatever autocast is set to.
+
+    For them cuDNN's autocast knows float16 alone, asked for bfloat16 or not: there small gradients
+    vanish unless the loss is scaled.
+    """
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 class GRUTower(nn.Module):
     """Token embeddings → GRU → its state after the last token (mFSR section 3.1 [P]).
 
@@ -82,6 +96,11 @@ class GRUTower(nn.Module):
             dropout=dropout if layers > 1 else 0.0,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        # Of a copy each weight lies by itself; cuDNN wants all of them in one block.
+        self.gru.flatten_parameters()
+
     def forward(
         self,
         tokens: Int[Tensor, "b t"],
@@ -95,7 +114,8 @@ class GRUTower(nn.Module):
                 alone, inside the GRU.
         """
         lengths = (tokens != 0).sum(dim=1).clamp(min=1)
-        states, _ = self.gru(self.embedding(tokens))  # [b, t, d]
+        with in_own_precision(tokens.device):
+            states, _ = self.gru(self.embedding(tokens))  # [b, t, d]
         # The GRU only looks back, so padding on the right cannot reach the last valid state.
         every = torch.arange(len(tokens), device=tokens.device)
         last: Tensor = states[every, lengths - 1]  # [b, d]

@@ -132,6 +132,13 @@ def resolve_device(name: str) -> str:
     return name
 
 
+def decoders_of(config: DataConfig) -> int:
+    """Returns how many processes decode; by default one for each core that this one may use."""
+    from loky import cpu_count
+
+    return config.workers if config.workers >= 0 else cpu_count()
+
+
 def limits_of(config: DataConfig) -> Limits:
     """Returns what one sample may cost."""
     return Limits(

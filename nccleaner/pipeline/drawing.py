@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +16,15 @@ from nccleaner.records import OK, Shard
 
 Rows = npt.NDArray[np.int64]
 
+_DRAWN = np.dtype([("number", np.float64), ("part", np.int64), ("row", np.int64)])
+
 
 @dataclass(frozen=True, slots=True)
 class PoolRows:
     """The noisy pairs that were chosen, in the order of the shards.
 
     Attributes:
-        part: [n], the part of each pair.
+        part: [n], the part of each pair, ascending.
         image_row: [n], in its part.
         text_row: [n], in its part; -1 where captions come as tokens.
         image_sha256: Of each pair.
@@ -43,12 +45,23 @@ class PoolRows:
         parts: Sequence[FeaturePart],
         labelled: Sequence[LabelledPair],
         *,
+        held_out: Sequence[str],
         max_pairs: int,
         seed: int,
     ) -> PoolRows:
-        """Chooses all pairs that are not trusted, or a random `max_pairs` of them."""
-        trusted = {(item.image_sha256, item.pair.caption) for item in labelled}
-        chosen = draw_rows((_free(part, trusted) for part in parts), max_pairs, seed=seed)
+        """Chooses all pairs that are not trusted, or a random `max_pairs` of them.
+
+        Args:
+            shards: The input.
+            parts: Their features.
+            labelled: The trusted pairs.
+            held_out: SHA-256 of images of which no pair is chosen, whatever its caption.
+            max_pairs: At most so many.
+            seed: Of the draw.
+        """
+        trusted = {(item.image_sha256, item.pair.caption.strip()) for item in labelled}
+        free = (_free(part, trusted, frozenset(held_out)) for part in parts)
+        chosen = draw_rows(free, max_pairs, seed=seed)
         tables = []
         for index, (shard, part, rows) in enumerate(zip(shards, parts, chosen, strict=True)):
             table = part.read_samples(["key", "caption", "image_sha256", "image_row", "text_row"])
@@ -82,7 +95,7 @@ def draw_rows(usable: Iterable[npt.NDArray[np.bool_]], count: int, *, seed: int)
     """Draws usable rows, each with the same chance, from masks that come one by one.
 
     Every row gets a random number by its mask and place, and the lowest are drawn: no more is held
-    than `count` numbers and one mask.
+    than twice `count` numbers and one mask.
 
     Args:
         usable: A mask for each part.
@@ -92,31 +105,44 @@ def draw_rows(usable: Iterable[npt.NDArray[np.bool_]], count: int, *, seed: int)
     Returns:
         The rows drawn of each part, ascending; in all exactly `count`, or as many as are usable.
     """
-    numbers = np.empty(0)
-    places = np.empty((0, 2), dtype=np.int64)  # part and row
-    parts = 0
+    held: list[npt.NDArray[np.void]] = []
+    waiting, highest, parts = 0, 1.0, 0
     for mask in usable:
-        rows = np.flatnonzero(mask)
-        drawn = np.random.default_rng([seed, parts]).random(len(mask))[rows]
-        numbers = np.concatenate([numbers, drawn])
-        places = np.concatenate([places, np.column_stack([np.full(len(rows), parts), rows])])
-        if len(numbers) > count:
-            lowest = np.argpartition(numbers, count - 1)[:count]
-            numbers, places = numbers[lowest], places[lowest]
-        parts += 1
-    return [np.sort(places[places[:, 0] == part, 1]) for part in range(parts)]
+        numbers = np.random.default_rng([seed, parts]).random(len(mask))
+        rows = np.flatnonzero(mask & (numbers < highest))
+        drawn = np.empty(len(rows), _DRAWN)
+        drawn["number"], drawn["part"], drawn["row"] = numbers[rows], parts, rows
+        held.append(drawn)
+        waiting, parts = waiting + len(rows), parts + 1
+        if waiting > 2 * count:  # seldom: it looks at all that are held
+            held = [_lowest(held, count)]
+            waiting, highest = count, held[0]["number"].max()
+    drawn = _lowest(held, count)
+    drawn = drawn[np.lexsort((drawn["row"], drawn["part"]))]
+    return np.split(drawn["row"], np.searchsorted(drawn["part"], np.arange(1, parts)))
 
 
-def _free(part: FeaturePart, trusted: set[tuple[str, str]]) -> npt.NDArray[np.bool_]:
-    """Marks the pairs of a part that are not trusted.
+def _lowest(held: Sequence[npt.NDArray[np.void]], count: int) -> npt.NDArray[np.void]:
+    """The drawn rows of the lowest numbers, in no order; all where there are no more."""
+    drawn = np.concatenate(held)
+    if len(drawn) <= count:
+        return drawn
+    return drawn[np.argpartition(drawn["number"], count - 1)[:count]]
 
-    A copy of a trusted pair under another key would be a trusted pair in the pool.
+
+def _free(
+    part: FeaturePart, trusted: Set[tuple[str, str]], held_out: Set[str]
+) -> npt.NDArray[np.bool_]:
+    """Marks the pairs of a part that are not trusted, and show no held-out image.
+
+    A copy of a trusted pair under another key would be a trusted pair in the pool; so would one
+    whose caption differs in white space around it, which the trusted file does not keep.
     """
     samples = part.read_samples(["status", "caption", "image_sha256"])
     images = pa.array(sorted({sha256 for sha256, _ in trusted}), pa.string())
     known = pc.is_in(samples["image_sha256"], value_set=images).to_numpy()
     free: npt.NDArray[np.bool_] = pc.equal(samples["status"], OK).to_numpy().copy()
     for row in np.flatnonzero(known & free):
-        pair = (samples["image_sha256"][row].as_py(), samples["caption"][row].as_py())
-        free[row] = pair not in trusted
+        image, caption = samples["image_sha256"][row].as_py(), samples["caption"][row].as_py()
+        free[row] = image not in held_out and (image, caption.strip()) not in trusted
     return free

@@ -68,6 +68,7 @@ def evaluate(
             f"{folds} folds of clean pairs cannot be made.", "Give shards of clean pairs, or 1."
         )
     reporter = reporter or SilentReporter()
+    known = None if truth is None else _read_truth(Path(truth))
     scoring = Scoring.open(run, output)
     retrieval, in_folds = None, None
     clean = [] if shards is None else find_shards(shards)
@@ -76,7 +77,7 @@ def evaluate(
             embedded = _embed_clean(scoring, clean, reporter)
             retrieval = retrieval_metrics(*embedded)
             in_folds = mean_over_folds(*embedded, folds=folds) if folds > 1 else None
-        detection = None if truth is None else _detection(scoring, Path(truth), reporter)
+        detection = None if known is None else _detection(scoring, known, reporter)
     return EvaluateResult(retrieval, in_folds, detection)
 
 
@@ -121,10 +122,9 @@ def _embed(scoring: Scoring, part: FeaturePart) -> tuple[_Floats, _Floats]:
     )
 
 
-def _detection(scoring: Scoring, path: Path, reporter: Reporter) -> DetectionMetrics:
+def _detection(scoring: Scoring, truth: pa.Table, reporter: Reporter) -> DetectionMetrics:
     shards = scoring.inputs()
     scoring.score(shards, reporter)
-    truth = _read_truth(path)
     trusted = read_checkpoint(scoring.workspace.trusted).select(["shard", "key"])
     keep = KeepSet(scoring.target.root) if scoring.target.summary.exists() else None
     found = []
@@ -140,7 +140,7 @@ def _detection(scoring: Scoring, path: Path, reporter: Reporter) -> DetectionMet
     table = pa.concat_tables(found)
     if not table.num_rows:
         raise InputError(
-            f"{path} names none of the scored pairs.", "Give the truth about these shards."
+            "The truth names none of the scored pairs.", "Give the truth about these shards."
         )
     kept = (
         table["clean_probability"].to_numpy() > 0.5

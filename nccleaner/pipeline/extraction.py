@@ -12,7 +12,7 @@ from nccleaner.config import DataConfig
 from nccleaner.data.features import FeaturePart, part_fingerprint, read_part
 from nccleaner.data.locations import check_unchanged
 from nccleaner.errors import ShardError
-from nccleaner.pipeline.backbones import Backbones, limits_of
+from nccleaner.pipeline.backbones import Backbones, decoders_of, limits_of
 from nccleaner.pipeline.engines import Advance, Engine, LocalEngine, Work
 from nccleaner.pipeline.reporter import Reporter, shard_count
 from nccleaner.pipeline.results import Reading
@@ -115,16 +115,13 @@ class _Extraction:
     @contextmanager
     def open(self) -> Iterator[Work[Shard, FeaturePart]]:
         """Loads the encoders and starts the decoders."""
-        from loky import cpu_count
-
         from nccleaner.data.decoding import DecodePool
         from nccleaner.data.extracting import extract_part
 
         store = self.store
         backbones, limits = store.backbones, limits_of(store.data)
         backbones.check(store.image_encoder, store.text_encoder)
-        workers = store.data.workers if store.data.workers >= 0 else cpu_count()
-        with DecodePool(workers=workers) as pool:
+        with DecodePool(workers=decoders_of(store.data)) as pool:
 
             def extract(shard: Shard, advance: Advance) -> FeaturePart:
                 check_unchanged(shard)

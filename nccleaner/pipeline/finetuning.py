@@ -28,7 +28,7 @@ from nccleaner.pipeline.labelled import LabelledPair
 from nccleaner.pipeline.pixels import write_pixels
 from nccleaner.pipeline.pool import TrainingTables
 from nccleaner.pipeline.reporter import Reporter
-from nccleaner.pipeline.training import loss_weights, training_precision
+from nccleaner.pipeline.training import cudnn_settings, loss_weights, training_precision
 from nccleaner.pipeline.workspace import Workspace
 from nccleaner.purify.scoring import Scorer
 from nccleaner.records import ImageSpec, Shard
@@ -185,7 +185,8 @@ def fine_tune(
     best, reports = TuningResult(fingerprint, 0, tuning.selection(), ()), []
     tensors = _tensors(tuned)
     with (
-        torch.random.fork_rng(),
+        torch.random.fork_rng([data.device] if data.device.type == "cuda" else []),
+        cudnn_settings(config),
         reporter.stage("Fine-tuning the image backbone", steps, "steps") as advance,
     ):
         torch.manual_seed(config.seed)

@@ -12,7 +12,8 @@ from pathlib import Path
 from nccleaner.config import RunConfig
 from nccleaner.data.features import FeaturePart
 from nccleaner.data.locations import find_shards, refuse_inside_input
-from nccleaner.errors import TrustedError
+from nccleaner.data.matching import check_rows
+from nccleaner.data.trusted import TrustedTable, read_trusted
 from nccleaner.files import write_parquet
 from nccleaner.pipeline.backbones import Backbones, limits_of
 from nccleaner.pipeline.engines import Engine, EngineName, open_engine
@@ -93,17 +94,18 @@ def _fit(
     if processes.world.size > 1:
         refuse_to_divide(config)
     workspace = Workspace(run)
-    if not trusted_path.exists():
-        raise TrustedError(f"{trusted_path} is not there.", "Name the trusted file with --meta.")
+    # Before the shards, which may take days to read.
+    trusted = read_trusted(trusted_path, label_required=config.trusted.sample > 0)
+    check_rows(trusted)
     found = find_shards(shards)
     refuse_inside_input(found, workspace.root)
     with occupied(workspace.root):
-        return _learn(found, trusted_path, workspace, config, engine, reporter, processes)
+        return _learn(found, trusted, workspace, config, engine, reporter, processes)
 
 
 def _learn(
     found: Sequence[Shard],
-    trusted_path: Path,
+    trusted: TrustedTable,
     workspace: Workspace,
     config: RunConfig,
     engine: EngineName,
@@ -117,7 +119,7 @@ def _learn(
     reading = summarise(parts)
     read = partial(
         read_labelled,
-        trusted_path,
+        trusted,
         found,
         limits=limits_of(config.data),
         sample=config.trusted.sample,
@@ -209,7 +211,7 @@ def _learn(
     RunDescription(
         config=config,
         shards=tuple(found),
-        trusted=trusted_path.absolute(),
+        trusted=trusted.path.absolute(),
         image_encoder=store.image_encoder,
         text_encoder=store.text_encoder,
         device=backbones.device,

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 from nccleaner.data.features import TARGET_PX, FeaturePart
 from nccleaner.data.images import ImageRejected, Pixels, decode_image, shrink
 from nccleaner.data.matching import TrustedMatch, TrustedPair, check_enough, match_trusted
-from nccleaner.data.trusted import RowProblem, TrustedTable, read_trusted
+from nccleaner.data.trusted import RowProblem, TrustedTable
 from nccleaner.errors import TrustedError
 from nccleaner.pipeline.backbones import Backbones
 from nccleaner.records import Limits, Shard
@@ -66,7 +65,7 @@ class LabelledPairs:
 
 
 def read_labelled(
-    path: Path,
+    table: TrustedTable,
     shards: Sequence[Shard],
     parts: Sequence[FeaturePart],
     *,
@@ -75,10 +74,10 @@ def read_labelled(
     sample: float,
     seed: int,
 ) -> LabelledPairs:
-    """Reads the trusted file, finds its pairs, and encodes what the shards do not hold.
+    """Finds the pairs of the trusted file, and encodes what the shards do not hold.
 
     Args:
-        path: The file.
+        table: What the file says.
         shards: The input.
         parts: Their features.
         backbones: Encode what the shards do not hold.
@@ -88,10 +87,10 @@ def read_labelled(
         seed: Of the draw.
 
     Raises:
-        TrustedError: The file cannot be used, or has too few usable pairs, or has pairs that are
-            not in the shards where it should be a sample of them.
+        TrustedError: The file has too few usable pairs, or has pairs that are not in the shards
+            where it should be a sample of them.
     """
-    match = match_labels(path, shards, parts, is_sample=sample > 0)
+    match = match_labels(table, shards, parts)
     by_name = {shard.name: part for shard, part in zip(shards, parts, strict=True)}
     usable: list[LabelledPair] = []
     problems = list(match.problems)
@@ -121,14 +120,9 @@ def read_labelled(
 
 
 def match_labels(
-    path: Path, shards: Sequence[Shard], parts: Sequence[FeaturePart], *, is_sample: bool
+    table: TrustedTable, shards: Sequence[Shard], parts: Sequence[FeaturePart]
 ) -> TrustedMatch:
-    """Reads a file of labels, and finds its pairs in the shards; every row of a sample has one.
-
-    Raises:
-        TrustedError: The file cannot be used.
-    """
-    table = read_trusted(path, label_required=is_sample)
+    """Finds the pairs of a file of labels in the shards."""
     return match_trusted(table, _catalog(table, shards, parts))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 from nccleaner.config import DataConfig
 from nccleaner.data.reading import ShardReading
 from nccleaner.output.thumbnails import make_thumbnails
-from nccleaner.pipeline.backbones import limits_of
+from nccleaner.pipeline.backbones import decoders_of, limits_of
 from nccleaner.pipeline.reporter import Reporter, shard_count
 from nccleaner.records import DUPLICATE_KEY, Limits, Sample, Shard
 
@@ -87,7 +86,7 @@ def read_pictures(
         ShardError: The storage failed.
     """
     limits = limits_of(data)
-    workers = data.workers if data.workers >= 0 else os.cpu_count() or 1
+    workers = decoders_of(data)
     wanted = set(names)
     holders = {name for name, _ in wanted}
     needed = [shard for shard in shards if shard.name in holders]

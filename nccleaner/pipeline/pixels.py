@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from nccleaner.data.decoding import DecodePool
 from nccleaner.data.images import ImageRejected
 from nccleaner.data.reading import ShardReading
 from nccleaner.errors import ShardError
-from nccleaner.pipeline.backbones import limits_of
+from nccleaner.pipeline.backbones import decoders_of, limits_of
 from nccleaner.pipeline.labelled import LabelledPair
 from nccleaner.pipeline.pool import image_identities
 from nccleaner.pipeline.reporter import Reporter
@@ -57,10 +56,9 @@ def write_pixels(
     pixels = np.lib.format.open_memmap(
         path, mode="w+", dtype=np.uint8, shape=(len(row_of), spec.size_px, spec.size_px, 3)
     )
-    workers = data.workers if data.workers >= 0 else os.cpu_count() or 1
     limits = limits_of(data)
     with (
-        DecodePool(workers=workers) as pool,
+        DecodePool(workers=decoders_of(data)) as pool,
         reporter.stage("Decoding images to fine-tune on", len(row_of), "images") as advance,
     ):
         wanted = _wanted(_images(shards, labelled, limits), set(row_of))

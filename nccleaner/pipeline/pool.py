@@ -144,7 +144,12 @@ def build_tables(
     )
 
     rows = PoolRows.choose(
-        shards, parts, labelled, max_pairs=config.train.max_pairs, seed=config.seed
+        shards,
+        parts,
+        labelled,
+        held_out=[groups[index] for index in split.held_out],
+        max_pairs=config.train.max_pairs,
+        seed=config.seed,
     )
     if len(rows.captions) < _MIN_POOL:
         raise InputError(
@@ -186,7 +191,7 @@ def build_tables(
             write("image", image_of),
             read.ids if read else write("text", text_of),
         ),
-        identities=torch.tensor([_identity(sha) for sha in images]),
+        identities=image_identities(images),
         pool=join_pairs(noisy, probe_pairs),
         pool_samples=rows.samples_with(
             [item for place, item in enumerate(probes) if planted.caption_from[place] == place]
@@ -205,12 +210,12 @@ def build_tables(
 
 def image_identities(sha256: Sequence[str]) -> Tensor:
     """Returns the numbers by which images are told apart, [n] int64, from their digests."""
-    return torch.tensor([_identity(digest) for digest in sha256], dtype=torch.int64)
+    return torch.tensor([int(digest[:15], 16) for digest in sha256], dtype=torch.int64)
 
 
 def _factorise(values: list[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Numbers values by first appearance."""
-    encoded = pa.array(values, pa.string()).dictionary_encode()
+    encoded = pa.array(values, pa.large_string()).dictionary_encode()  # beyond 2 GB of text too
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
@@ -232,9 +237,10 @@ def _write_rows(
     )
     count = len(rows.captions)
     local = rows.text_row if kind == "text" else rows.image_row
+    ends = np.searchsorted(rows.part, np.arange(len(parts) + 1))
     for index, closed in enumerate(parts):
         part = closed.unread()  # files that are mapped into memory stay open as long as the part
-        mine = np.flatnonzero(rows.part == index)
+        mine = slice(ends[index], ends[index + 1])
         wanted = local[mine]
         if kind == "target":
             assert part.target is not None, "parts have targets where they are wanted"
@@ -266,10 +272,6 @@ def _map_rows(path: Path) -> Tensor:
             f"{path} is not there; the first process of this training has written it.",
             "Give a run directory that all machines reach under one name.",
         ) from error
-
-
-def _identity(sha256: str) -> int:
-    return int(sha256[:15], 16)
 
 
 def _pairs(image_rows: npt.NDArray[np.int64], text_rows: npt.NDArray[np.int64]) -> Pairs:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nccleaner.data.features import FeaturePart
+from nccleaner.data.trusted import read_trusted
 from nccleaner.errors import InputError, UsageError
 from nccleaner.output.keepset import write_keepset
 from nccleaner.output.manifests import ManifestReport, paths_of_others
@@ -89,13 +90,13 @@ def purge(
         )
     by = by or "corrected_similarity"
     _check_arguments(threshold, by, keep_fraction, target_precision)
+    labels = None if sample is None else read_trusted(sample, label_required=True)
     with open_engine(engine) as opened:
         scoring = Scoring.open(run, output, opened)
         shards = scoring.inputs()
         with scoring.occupied(shards):
             parts = scoring.score(shards, reporter)
-            given = Path(sample) if sample is not None else None
-            verdicts = Verdicts.read(scoring, shards, parts, given, reporter)
+            verdicts = Verdicts.read(scoring, shards, parts, labels, reporter)
             column: Column = "clean_probability" if automatic else by
             samples = sum(part.report.samples for part in parts)
             tally = _tally(scoring, shards, verdicts, column, samples, reporter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,7 @@ def train_networks(
     with (
         torch.random.fork_rng([data.device] if data.device.type == "cuda" else []),
         _products(rounded=config.train.precision != "float32"),
+        cudnn_settings(config),
         reporter.stage(title, count * steps * epochs, "steps") as advance,
     ):
         torch.manual_seed(config.seed)
@@ -164,6 +165,15 @@ def training_precision(config: RunConfig, device: torch.device) -> Precision:
     if device.type != "cuda":
         return "float32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
+def cudnn_settings(config: RunConfig) -> AbstractContextManager[None]:
+    """Lets cuDNN's layers give the same in every run, and round only where products may."""
+    return torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled,
+        deterministic=True,
+        allow_tf32=config.train.precision != "float32",
+    )
 
 
 def _build_training(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nccleaner.data.features import FeaturePart
+from nccleaner.data.trusted import TrustedTable
 from nccleaner.errors import TrustedError
 from nccleaner.pipeline.labelled import LABEL_SCHEMA, is_of_shards, label_table, match_labels
 from nccleaner.pipeline.reporter import Reporter
@@ -53,7 +53,7 @@ class Verdicts:
         scoring: Scoring,
         shards: Sequence[Shard],
         parts: Sequence[FeaturePart],
-        sample: Path | None,
+        sample: TrustedTable | None,
         reporter: Reporter,
     ) -> Verdicts:
         """Reads what the fit left and, where it is given, a file with a labelled random sample.
@@ -65,12 +65,11 @@ class Verdicts:
             scoring: The run.
             shards: What is purged.
             parts: Their features.
-            sample: The file: CSV, TSV or Parquet, in the form of the trusted file, a label in
-                every row.
+            sample: What the file says, a label in every row.
             reporter: Hears of rows that are not used, and of a sample that may be none.
 
         Raises:
-            TrustedError: The file cannot be used, or none of its rows can.
+            TrustedError: None of the rows of the file can be used.
         """
         of_fit = [shard.name for shard in shards if scoring.is_of_fit(shard)]
         trusted = _of_shards(read_checkpoint(scoring.workspace.trusted), of_fit)
@@ -101,13 +100,13 @@ class Verdicts:
 
 
 def _read_sample(
-    path: Path,
+    table: TrustedTable,
     shards: Sequence[Shard],
     parts: Sequence[FeaturePart],
     trusted: pa.Table,
     reporter: Reporter,
 ) -> pa.Table:
-    match = match_labels(path, shards, parts, is_sample=True)
+    match = match_labels(table, shards, parts)
     inside = [pair for pair in match.pairs if is_of_shards(pair)]
     unused = {
         "cannot be used": len(match.problems),
@@ -122,11 +121,11 @@ def _read_sample(
         found += f" (the first: row {first.row} {first.reason})"
     if not len(drawn):
         raise TrustedError(
-            f"{path}: no row labels a pair that could judge a cut-off: {found}.",
+            f"{table.path}: no row labels a pair that could judge a cut-off: {found}.",
             "Give labels, 0 and 1, of pairs drawn at random from the shards.",
         )
     if found:
-        reporter.warn(f"{path}: rows that are not used: {found}.")
+        reporter.warn(f"{table.path}: rows that are not used: {found}.")
     return drawn
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nccleaner.files import replace_file
-from nccleaner.model.contrast import REFERENCES, Contrast
+from nccleaner.model.contrast import REFERENCES, Contrast, rounded
 from nccleaner.model.mfsr import MainNet
 from nccleaner.model.mscn import MetaNet
 from nccleaner.purify.frozen import Frozen, FrozenEvidence, fast_products
@@ -131,8 +131,8 @@ class Scorer:
         pairs = pool.take(drawn[:REFERENCES].to(pool.image_rows.device))
         images, texts = features.of(pairs)
         self.contrast = Contrast(
-            _rounded(self.embed_images(images)),
-            _rounded(self.embed_texts(texts)),
+            rounded(self.embed_images(images)),
+            rounded(self.embed_texts(texts)),
             identities[pairs.image_rows],
         )
 
@@ -299,7 +299,7 @@ class Scorer:
         identities: Int[Tensor, " b"],
     ) -> Float[Tensor, "b 2"]:
         assert self.contrast is not None
-        return self.contrast.of(_rounded(_joined(images)), _rounded(_joined(texts)), identities)
+        return self.contrast.of(rounded(_joined(images)), rounded(_joined(texts)), identities)
 
     def _frozen_evidence(self, features: Features, pairs: Pairs, identities: Tensor) -> Tensor:
         device = pairs.image_rows.device
@@ -327,11 +327,6 @@ def _joined(parts: Float[Tensor, "n nets d"]) -> Float[Tensor, "n nets*d"]:
     """Puts the networks' parts side by side; rows have length 1."""
     joined: Tensor = parts.flatten(1) / parts.shape[1] ** 0.5
     return joined
-
-
-def _rounded(embeddings: Tensor) -> Tensor:
-    """Rounds as fast products do, so that a pair's own cosine is the product's of the same rows."""
-    return embeddings.bfloat16().float()
 
 
 def _blocks(pairs: Pairs) -> list[Pairs]:

@@ -173,7 +173,7 @@ def _full_precision(main_net: MainNet, device: torch.device) -> Iterator[None]:
     try:
         with (
             torch.autocast(device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=cudnn, allow_tf32=False),
+            torch.backends.cudnn.flags(enabled=cudnn, deterministic=True, allow_tf32=False),
         ):
             yield
     finally:

@@ -108,6 +108,8 @@ def test_progress_in_a_file_is_plain_lines(monkeypatch):
     assert lines[-1].startswith("Reading: 1,200 of 1,200 samples, ")
     assert 1 < len(lines) <= 4
     assert all(line.startswith("Reading: ") for line in lines)
+    counts = [line.split(" of ")[0] for line in lines]
+    assert len(set(counts)) == len(counts)
 
 
 def test_progress_on_a_terminal_fits_it(monkeypatch):

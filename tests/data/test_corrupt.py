@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -124,6 +125,33 @@ def test_captions_change_places_and_nothing_else_changes(tmp_path, kind):
     assert 15 <= wrong == report.mismatched <= 19  # 40 % of 48, but for fixed points
     count = Counter(sample.caption for sample in after.values())
     assert count == Counter(sample.caption for sample in before.values())
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "files"])
+def test_the_truth_holds_for_names_that_are_not_utf8(tmp_path, kind):
+    (tmp_path / "in").mkdir()
+    members = [
+        (os.fsdecode(b"caf\xe9%d" % number) + Path(name).suffix, content)
+        for number, row in enumerate(distinct_rows(10))
+        for name, content in row_members(row)
+    ]
+    if kind == "webdataset":
+        (tmp_path / "in" / "0.tar").write_bytes(tar_bytes(members))
+    else:
+        (tmp_path / "in" / "0").mkdir()
+        for name, content in members:
+            (tmp_path / "in" / "0" / name).write_bytes(content)
+
+    truth = read_truth(run(find_shards(str(tmp_path / "in")), tmp_path / "out", ratio=1))
+
+    before, _ = read(tmp_path / "in")
+    after, _ = read(tmp_path / "out")
+    assert list(after) == list(before) == list(truth)
+    for name, row in truth.items():
+        shard, _, key = row["caption_from"].partition("/")
+        assert after[name].caption == before[shard, key].caption
+        assert int(row["mismatched"]) == (after[name].caption != before[name].caption)
+    assert sum(int(row["mismatched"]) for row in truth.values()) > 5
 
 
 def test_all_places_of_a_caption_agree_and_members_stay_uniform(tmp_path):

@@ -80,14 +80,10 @@ def test_rows_without_one_pair_are_reported(tmp_path):
     result = match(tmp_path, text)
     assert result.pairs == ()
     assert result.problems == (
-        RowProblem(2, "key '12' is in no shard; keys are text: has it lost leading zeros?"),
+        RowProblem(2, "key '12' is in no shard (keys are text: has it lost leading zeros?)"),
         RowProblem(3, "key 'nothing' is in no shard"),
         RowProblem(4, "key '000000013' fits 2 pairs; name the shard too"),
-        RowProblem(
-            5,
-            "key '000000012' in shard '00001' is in no shard; "
-            "keys are text: has it lost leading zeros?",
-        ),
+        RowProblem(5, "key '000000012' in shard '00001' is in no shard; shard '00000' has one"),
         RowProblem(6, "key '000000014' is no pair: '00000/000000014' is undecodable_image"),
         RowProblem(7, "url 'http://a/x' fits 2 pairs; name one by key and shard"),
         RowProblem(8, "uid 'u16' is no pair: '00001/000000016' is empty_caption"),

@@ -47,6 +47,17 @@ def test_padding_changes_nothing():
         torch.testing.assert_close(narrow, wide)
 
 
+def test_autocast_leaves_the_gru_in_float32():
+    net, parts = build(dtype=torch.float32), random_parts(4, 5)
+    parts = parts._make(part.float() for part in parts)
+    seen = []
+    net.gru.register_forward_hook(lambda _, given, found: seen.append((*given, found[0])))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = caption_loss(*net(parts, TOKENS))
+    assert {tensor.dtype for tensor in seen[0]} == {torch.float32}
+    assert loss.item() == pytest.approx(caption_loss(*net(parts, TOKENS)).item(), rel=0.01)
+
+
 def test_the_gradient_reaches_all_parts_and_all_weights():
     net = build()
     parts = random_parts(4, 5)._make(part.requires_grad_() for part in random_parts(4, 5))

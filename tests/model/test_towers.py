@@ -57,6 +57,14 @@ def test_tokens_of_32_bits_serve():
     torch.testing.assert_close(tower(TOKENS.int()), tower(TOKENS))
 
 
+def test_autocast_leaves_recurrent_layers_in_float32():
+    tower = gru_tower().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = tower(TOKENS)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, tower(TOKENS))
+
+
 def test_the_order_of_tokens_matters():
     tower = gru_tower()
     assert not torch.allclose(tower(TOKENS[1:2]), tower(TOKENS[1:2].flip(1)))

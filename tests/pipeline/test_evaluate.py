@@ -70,6 +70,11 @@ def test_without_a_purge_the_clean_probability_decides(run, truth_csv, tmp_path)
     assert evaluate(copy, truth=truth_csv).detection == purged  # the purge had no other rule
 
 
+def test_a_truth_is_read_before_anything_is_scored(tmp_path):
+    with pytest.raises(InputError, match="cannot be read as a truth"):
+        evaluate(tmp_path / "no-run", truth=tmp_path / "no.csv")
+
+
 def test_truths_that_cannot_be_used_are_refused(run, clipart, tmp_path):
     truth = tmp_path / "truth.csv"
     for content, error in (

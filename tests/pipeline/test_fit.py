@@ -117,16 +117,24 @@ def test_training_that_fails_leaves_no_fit_and_no_tables(
         nccleaner.score(run)
 
 
-def test_no_trusted_file_no_shards_and_too_few_trusted_pairs_are_refused(fitted, clipart, tmp_path):
+def test_no_trusted_file_no_shards_and_too_few_trusted_pairs_are_refused(
+    fitted, clipart, trusted_csv, tmp_path
+):
     run = with_features(fitted, tmp_path)
     config = tiny()
     with pytest.raises(TrustedError, match="is not there"):
         nccleaner.fit(fitted.shards, meta=tmp_path / "no.csv", run=run, config=config)
     few = write_csv(tmp_path / "few.csv", ["key"], [[key] for key in clipart.trusted[:19]])
-    with pytest.raises(TrustedError, match="19 usable pairs"):
-        nccleaner.fit(fitted.shards, meta=few, run=run, config=config)
     with pytest.raises(ShardError):
-        nccleaner.fit(tmp_path / "nowhere", meta=few, run=run, config=config)
+        nccleaner.fit(tmp_path / "nowhere", meta=trusted_csv, run=run, config=config)
+    # Before the shards are read, which may take days.
+    with pytest.raises(TrustedError, match="19 usable pairs"):
+        nccleaner.fit(fitted.shards, meta=few, run=tmp_path / "fresh", config=config)
+    assert not (tmp_path / "fresh").exists()
+    keys = [*clipart.trusted[:10], *(f"no{row}" for row in range(12, 22))]
+    many = write_csv(tmp_path / "unknown.csv", ["key"], [[key] for key in keys])
+    with pytest.raises(TrustedError, match=r"10 usable pairs.*row 12: key 'no12' is in no shard"):
+        nccleaner.fit(fitted.shards, meta=many, run=run, config=config)
 
 
 def test_trusted_pairs_that_leave_nothing_to_learn_from_are_refused(fitted, clipart, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from builders import jpeg
 from smallfit import tiny, write_csv
 
+from nccleaner.data.trusted import read_trusted
 from nccleaner.errors import TrustedError
 from nccleaner.identity import derive_uid
 from nccleaner.pipeline.backbones import Backbones, limits_of
@@ -41,7 +42,7 @@ def read(fitted, backbones):
 
     def read_file(path, sample=0.0):
         labelled = read_labelled(
-            path,
+            read_trusted(path, label_required=sample > 0),
             description.shards,
             parts,
             backbones=backbones,

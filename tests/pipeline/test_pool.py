@@ -112,6 +112,29 @@ def test_no_trusted_pair_is_in_the_pool_but_the_probes(parts, trusted, tmp_path)
     assert not set(tables.pool_samples["key"].to_pylist()) & {"bad", "copy"}
 
 
+def test_white_space_around_its_caption_makes_no_pair_of_the_pool_of_a_trusted_one(
+    parts, trusted, tmp_path
+):
+    copies = [("line", 7, "x" * 8 + "\n"), ("space", 9, "  " + "x" * 10)]
+    with_copies = [parts[0], make_part(tmp_path / "more", "b", [*copies, ("b0", 100, "y")])]
+
+    tables = build(with_copies, trusted, tmp_path)
+
+    assert not set(tables.pool_samples["key"].to_pylist()) & {"line", "space"}
+
+
+def test_no_held_out_image_is_in_the_pool_with_another_caption(parts, trusted, tmp_path):
+    others = [(f"c{n}", n, f"another caption of {n}") for n in range(30)]
+
+    tables = build([parts[0], make_part(tmp_path / "more", "b", others)], trusted, tmp_path)
+
+    held_out = torch.cat([pairs.image_rows for pairs in tables.held_out])
+    assert not set(held_out.tolist()) & set(tables.pool.image_rows.tolist())
+    images = tables.features.images[held_out][:, 0].int().tolist()
+    inside = set(tables.pool_samples["key"].to_pylist())
+    assert {f"c{n}" for n in range(30)} - inside == {f"c{n}" for n in images}
+
+
 def test_features_belong_to_their_pairs(parts, trusted, tmp_path):
     tables = build(parts, trusted, tmp_path)
 

@@ -29,6 +29,20 @@ def default(tmp_path_factory):
     return run
 
 
+@pytest.mark.parametrize(("precision", "rounds"), [("auto", True), ("float32", False)])
+def test_layers_of_cudnn_repeat_and_are_as_precise_as_was_asked(tmp_path, precision, rounds):
+    seen, cudnn = set(), torch.backends.cudnn
+
+    class Watching(Listener):
+        def _advance(self, count):
+            seen.add((cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32))
+
+    before = (cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32)
+    train(tmp_path, Watching(), config=small(train={"precision": precision}))
+    assert seen == {(before[0], True, rounds)}
+    assert (cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32) == before
+
+
 def test_one_network_is_trained_and_scores(tmp_path):
     fitted = train(tmp_path, Listener(), config=small(train={"networks": 1}))
     assert {name.split(".")[1] for name in weights_of(tmp_path)} == {"0"}

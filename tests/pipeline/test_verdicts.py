@@ -10,6 +10,7 @@ import pytest
 from smallfit import tiny, write_csv
 
 import nccleaner
+from nccleaner.errors import TrustedError
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,11 @@ def fitted_on_sample(clipart, shards, tmp_path_factory):
 def read_labels(run, name):
     table = pq.read_table(run / "checkpoints" / f"{name}.parquet")
     return dict(zip(table["key"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def test_a_sample_is_read_before_anything_is_scored(tmp_path):
+    with pytest.raises(TrustedError, match="is not there"):
+        nccleaner.purge(tmp_path / "no-run", sample=tmp_path / "no.csv")
 
 
 def test_what_is_set_aside_is_in_the_pool_like_any_other_pair(fitted_on_sample, clipart):

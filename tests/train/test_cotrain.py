@@ -8,6 +8,7 @@ import pytest
 import torch
 from networks import ALL_LOSSES, build_main_net, build_meta_net, latent_features, rows
 from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
 
 from nccleaner.errors import TrainingError
 from nccleaner.purify.mixture import fit_mixture, histogram
@@ -77,6 +78,7 @@ def build_training(
     gradient="direct",
     hard_mismatched=True,
     learn_trusted=False,
+    pool=None,
     device="cpu",
 ):
     learners = learners or [build_learner(seed, device=device) for seed in (0, 1)]
@@ -85,7 +87,7 @@ def build_training(
     return CoTraining(
         learners=learners,
         features=Features(*(table.to(device) for table in features)),
-        pool=to_device(noisy_pool()[0], device),
+        pool=to_device(pool or noisy_pool()[0], device),
         meta=TrustedPairs(to_device(matched, device), to_device(NONE, device)),
         held_out=to_device(held_out, device),
         purify=purify,
@@ -247,6 +249,25 @@ def test_what_a_network_picks_is_e_to_the_minus_its_loss():
     assert roc_auc_score(bad, -seen[-1].picked) > 0.9
     # A pair that is like any other is picked as often as chance has it in a batch.
     assert seen[0].picked[np.asarray(bad)].mean() < 5 / BATCH
+
+
+def test_an_equal_caption_is_none_to_pick_from_however_products_are_rounded():
+    """Rounded products have their own idea of a cosine, on hardware that is faster so."""
+    generator = torch.Generator().manual_seed(0)
+    texts = F.normalize(torch.randn(POOL, 64, generator=generator))
+    texts[::6] = texts[0]
+    images = F.normalize(texts + 0.05 * torch.randn(POOL, 64, generator=generator))
+    training = build_training(pool=rows(range(POOL)))
+    before = torch.get_float32_matmul_precision()
+    picked = []
+    try:
+        for precision in ("highest", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            training._generator.manual_seed(0)
+            picked.append(training._picked(images, texts)[::6])
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert picked[1] == pytest.approx(picked[0], rel=0.01)
 
 
 def test_belief_of_zero_everywhere_does_not_stall():
