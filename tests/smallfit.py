@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from builders import Row, write_webdataset_shard
 
 from nccleaner.config import RunConfig
+from nccleaner.pipeline.reporter import SilentReporter
 
 CLIPART = Path(__file__).resolve().parents[1] / "examples" / "clipart"
 TINY = {
@@ -20,6 +21,16 @@ TINY = {
     "model": {"joint_width": 32, "similarity_width": 8, "meta_hidden_width": 8},
     "purify": {"references": 64, "neighbours": 10},
 }
+
+
+class Warned(SilentReporter):
+    """Remembers warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def tiny(**sections: object) -> RunConfig:

@@ -209,7 +209,8 @@ def load_image_network(name: str, *, weights: Path | None) -> LoadedNetwork:
         width = 2048
     else:
         raise UsageError(
-            f"Unknown image encoder: {name}.", f"Choose one of {', '.join(IMAGE_ENCODERS)}."
+            f"Unknown image encoder: {name}.",
+            f"Choose one of {', '.join(IMAGE_ENCODERS)}, or open_clip:MODEL/WEIGHTS.",
         )
     network = ImageNetwork(_fold_batch_norms(backbone), mean=mean, std=std)
     return LoadedNetwork(network, digest_state(state), width)

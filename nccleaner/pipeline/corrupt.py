@@ -14,6 +14,7 @@ from nccleaner.data.matching import match_trusted
 from nccleaner.data.noise import NoiseKind
 from nccleaner.data.reading import ShardReading
 from nccleaner.data.trusted import read_trusted
+from nccleaner.errors import TrustedError
 from nccleaner.identity import derive_uid
 from nccleaner.pipeline.backbones import limits_of
 from nccleaner.pipeline.reporter import Reporter, SilentReporter, shard_count
@@ -49,10 +50,11 @@ def corrupt(
             that needs them, or the reverse.
         ShardError: A shard is missing or damaged.
         InputError: `out` holds something else, or a shard has no such column.
+        TrustedError: The trusted file cannot be used, or names no sample of the shards.
     """
     reporter, limits = reporter or SilentReporter(), limits_of(DataConfig())
     found = find_shards(shards)
-    keep = set() if trusted is None else _named(found, Path(trusted), limits)
+    keep = set() if trusted is None else _named(found, Path(trusted), limits, reporter)
     with reporter.stage(f"Copying {shard_count(found)}", None, "pairs read or written") as advance:
         return corrupt_shards(
             found,
@@ -67,15 +69,27 @@ def corrupt(
         )
 
 
-def _named(shards: Sequence[Shard], path: Path, limits: Limits) -> set[tuple[str, str]]:
+def _named(
+    shards: Sequence[Shard], path: Path, limits: Limits, reporter: Reporter
+) -> set[tuple[str, str]]:
     """The samples that a trusted file names."""
     tables = [pa.Table.from_pylist(list(_catalog(shard, limits))) for shard in shards]
     match = match_trusted(read_trusted(path), pa.concat_tables(tables, promote_options="default"))
-    return {
+    named = {
         (pair.shard, pair.key)
         for pair in match.pairs
         if pair.shard is not None and pair.key is not None
     }
+    first = match.problems[0] if match.problems else None
+    skipped = f"row {first.row} {first.reason}" if first else "it names images by their files"
+    if not named:
+        raise TrustedError(
+            f"{path}: no row names a pair of the shards; {skipped}.",
+            "Give the trusted file of these shards.",
+        )
+    if first:
+        reporter.warn(f"{path}: rows skipped: {len(match.problems)}; {skipped}.")
+    return named
 
 
 def _catalog(shard: Shard, limits: Limits) -> list[dict[str, str | None]]:

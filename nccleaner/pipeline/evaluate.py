@@ -59,13 +59,13 @@ def evaluate(
             pairs.
         RunError: No finished fit, or another process is at work there.
     """
-    if shards is None and truth is None:
-        raise UsageError(
-            "There is nothing to evaluate on.", "Give shards of clean pairs, or --truth CSV."
-        )
     if folds < 1 or (folds > 1 and shards is None):
         raise UsageError(
             f"{folds} folds of clean pairs cannot be made.", "Give shards of clean pairs, or 1."
+        )
+    if shards is None and truth is None:
+        raise UsageError(
+            "There is nothing to evaluate on.", "Give shards of clean pairs, or --truth CSV."
         )
     reporter = reporter or SilentReporter()
     known = None if truth is None else _read_truth(Path(truth))
@@ -127,12 +127,13 @@ def _detection(scoring: Scoring, truth: pa.Table, reporter: Reporter) -> Detecti
     scoring.score(shards, reporter)
     trusted = read_checkpoint(scoring.workspace.trusted).select(["shard", "key"])
     keep = KeepSet(scoring.target.root) if scoring.target.summary.exists() else None
-    found = []
+    found, told_of, unknown = [], 0, 0
     for shard in shards:
         scores = read_parquet(scoring.scores_path(shard)).replace_schema_metadata(None)
         pairs = scores.filter(pc.equal(scores["status"], OK))
         told = truth.filter(pc.equal(truth["shard"], shard.name)).drop_columns("shard")
         joined = pairs.join(told, "key", join_type="inner")
+        told_of, unknown = told_of + len(told), unknown + len(told) - len(joined)
         if scoring.is_of_fit(shard):
             mine = trusted.filter(pc.equal(trusted["shard"], shard.name))["key"].combine_chunks()
             joined = joined.filter(pc.invert(pc.is_in(joined["key"], value_set=mine)))
@@ -141,6 +142,11 @@ def _detection(scoring: Scoring, truth: pa.Table, reporter: Reporter) -> Detecti
     if not table.num_rows:
         raise InputError(
             "The truth names none of the scored pairs.", "Give the truth about these shards."
+        )
+    if unknown:
+        reporter.warn(
+            f"{unknown:,} of {told_of:,} rows of the truth name no pair that was scored: rejects, "
+            "or samples of other shards with the same names."
         )
     kept = (
         table["clean_probability"].to_numpy() > 0.5
@@ -156,6 +162,8 @@ def _detection(scoring: Scoring, truth: pa.Table, reporter: Reporter) -> Detecti
 
 
 def _read_truth(path: Path) -> pa.Table:
+    if not path.exists():
+        raise InputError(f"{path} is not there.", "Check the path.")
     types = {"shard": pa.string(), "key": pa.string(), "mismatched": pa.int8()}
     try:
         table = pv.read_csv(

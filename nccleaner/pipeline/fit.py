@@ -14,6 +14,7 @@ from nccleaner.data.features import FeaturePart
 from nccleaner.data.locations import find_shards, refuse_inside_input
 from nccleaner.data.matching import check_rows
 from nccleaner.data.trusted import TrustedTable, read_trusted
+from nccleaner.errors import InputError
 from nccleaner.files import write_parquet
 from nccleaner.pipeline.backbones import Backbones, limits_of
 from nccleaner.pipeline.engines import Engine, EngineName, open_engine
@@ -117,6 +118,12 @@ def _learn(
     trainable = backbones.image_network() if config.train.fine_tune_epochs else None
     store, parts = _extract(found, workspace.features, backbones, config, engine, reporter)
     reading = summarise(parts)
+    if not reading.pairs:
+        problems = "".join(f" {name}: {what}." for name, what in list(reading.problems.items())[:1])
+        raise InputError(
+            f"The shards hold {reading.samples:,} samples and no pair among them.{problems}",
+            "Give shards with images and captions.",
+        )
     read = partial(
         read_labelled,
         trusted,

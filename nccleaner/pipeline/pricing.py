@@ -25,6 +25,10 @@ _FROM_SAMPLE = (
     "the labels of {:,} pairs drawn at random from the shards; exact intervals that assume nothing "
     "else"
 )
+_DOUBT = (
+    "more of these pairs look matched, or more look mismatched, than in any mixture of pairs like "
+    "the trusted ones, so they are not alike and the estimates do not hold"
+)
 
 
 class Estimates(NamedTuple):
@@ -51,6 +55,7 @@ class Evidence:
         witness: The same at work.
         unlabelled: Scores of the pairs that nobody labelled, by standing.
         known: The others.
+        doubt: Why the estimates do not hold; empty where nothing speaks against them.
     """
 
     kind: Literal["trusted_pairs", "random_sample"]
@@ -58,6 +63,7 @@ class Evidence:
     witness: Witness
     unlabelled: tuple[ScoreCounts, ...]
     known: Known
+    doubt: str = ""
 
     @staticmethod
     def of(tally: Tally, scoring: Scoring) -> Evidence:
@@ -73,7 +79,9 @@ class Evidence:
             labelled=sum(parts[part] for part in ("meta", "probe", "held_out")),
             seed=description.config.seed,
         )
-        return Evidence("trusted_pairs", _FROM_TRUSTED, trusted, tally.unlabelled, tally.known)
+        doubt = _DOUBT if trusted.is_contradicted() else ""
+        source = f"{_FROM_TRUSTED}; but {doubt}" if doubt else _FROM_TRUSTED
+        return Evidence("trusted_pairs", source, trusted, tally.unlabelled, tally.known, doubt)
 
     def promise(self, target: float) -> tuple[float, Promise]:
         """Returns the lowest cut-off that keeps a precision, and what it keeps to.

@@ -106,6 +106,11 @@ def purge(
                     "See scores/ for why each was rejected.",
                 )
             evidence = Evidence.of(tally, scoring)
+            if evidence.doubt:
+                reporter.warn(
+                    f"Do not trust the estimates: {evidence.doubt}. Label pairs drawn at random "
+                    "from these shards, and give them with --sample."
+                )
             promise = None
             if target_precision is not None:
                 cutoff, promise = evidence.promise(target_precision)

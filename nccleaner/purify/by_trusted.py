@@ -21,6 +21,8 @@ from nccleaner.purify.prices import Masses, Price, prices_of
 from nccleaner.purify.shares import LEVEL, Floats, highest_share
 
 _DRAWS = 2000
+# Of each bound that says whether the labelled pairs are like the others.
+_BY_CHANCE = 0.01
 
 
 class Standing(NamedTuple):
@@ -131,6 +133,15 @@ class ByTrusted:
         bounds: Floats = 1 - worst / np.maximum(cuts.kept.sum(axis=0), 1)
         return bounds
 
+    def is_contradicted(self) -> bool:
+        """Tells whether more pairs pass than matched labelled ones do, or fewer than mismatched.
+
+        Then no mixture of pairs like the labelled ones makes up the pairs that are judged, and no
+        estimate of theirs holds. If they are alike, this is said of one in 50 sets of pairs that
+        are all matched, or all mismatched, and hardly ever of others.
+        """
+        return any(_is_contradicted(standing) for standing in self._standings if standing.pairs)
+
     def _reach(self, standing: Standing, cuts: Cuts) -> Floats:
         """Tells which labelled pairs reach which cut-off, [n, c]."""
         scores = standing.judge.labelled.column(self._column)
@@ -155,17 +166,42 @@ class ByTrusted:
 
 def _highest_rate(standing: Standing, times: float, miss: float) -> float:
     """The noise rate is above it with a probability of at most `miss`."""
-    noise, labelled = standing.judge.noise, standing.judge.labelled
+    noise = standing.judge.noise
     if noise is not None:
         return noise.highest(miss=miss, times=times)
+    return highest_rate(standing.passing, *_passed(standing, times), miss=miss)
+
+
+def _is_contradicted(standing: Standing) -> bool:
+    noise, passing = standing.judge.noise, standing.passing
+    matched, mismatched = _passed(standing, 1.0)
+    if noise is not None:
+        passing = noise.passing
+        matched, mismatched = (
+            Passed(share * noise.trusted, noise.trusted)
+            for share in (noise.matched_passing, noise.mismatched_passing)
+        )
+    judged = Passed(passing * standing.pairs, standing.pairs)
+    return bool(_lowest(judged) > _highest(matched) or _highest(judged) < _lowest(mismatched))
+
+
+def _highest(passed: Passed) -> float:
+    return float(highest_share(*passed, miss=_BY_CHANCE))
+
+
+def _lowest(passed: Passed) -> float:
+    return 1 - _highest(Passed(passed.trials - passed.passing, passed.trials))
+
+
+def _passed(standing: Standing, times: float) -> tuple[Passed, Passed]:
+    """Labelled matched pairs, and mismatched ones, `times` as many as there are."""
+    labelled = standing.judge.labelled
     passes = labelled.corrected_similarity >= CUTOFF
     good, bad = passes[labelled.matched], passes[~labelled.matched]
     weight = times / standing.repeats
-    return highest_rate(
-        standing.passing,
+    return (
         Passed(good.sum() * times, len(good) * times),
         Passed(bad.sum() * weight, len(bad) * weight),
-        miss=miss,
     )
 
 

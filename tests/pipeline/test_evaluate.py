@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from smallfit import write_csv
+from smallfit import Warned, write_csv
 
 import nccleaner
 from nccleaner.errors import InputError, RunError, UsageError
@@ -71,14 +71,28 @@ def test_without_a_purge_the_clean_probability_decides(run, truth_csv, tmp_path)
 
 
 def test_a_truth_is_read_before_anything_is_scored(tmp_path):
-    with pytest.raises(InputError, match="cannot be read as a truth"):
+    with pytest.raises(InputError, match="is not there"):
         evaluate(tmp_path / "no-run", truth=tmp_path / "no.csv")
+
+
+def test_rows_of_a_truth_that_name_no_scored_pair_are_told_of(run, truth_csv, tmp_path):
+    silent, told = Warned(), Warned()
+    more = tmp_path / "truth.csv"
+    more.write_text(truth_csv.read_text() + "00000,nobody,1\n00001,nobody,0\n99999,x,0\n")
+
+    before = evaluate(run, truth=truth_csv, reporter=silent).detection
+    after = evaluate(run, truth=more, reporter=told).detection
+
+    rows = len(truth_csv.read_text().splitlines()) - 1
+    assert not silent.warnings
+    assert f"2 of {rows + 2} rows of the truth name no pair" in told.warnings[0]
+    assert after == before
 
 
 def test_truths_that_cannot_be_used_are_refused(run, clipart, tmp_path):
     truth = tmp_path / "truth.csv"
     for content, error in (
-        (None, "cannot be read"),
+        (None, "is not there"),
         ("", "cannot be read"),
         ("shard,key\n00000,1\n", "cannot be read"),
         ("shard,key,mismatched\n00000,1,maybe\n", "cannot be read"),

@@ -34,6 +34,13 @@ def mtimes(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+def test_shards_without_a_pair_are_named_and_not_the_trusted_file(trusted_csv, tmp_path):
+    write_webdataset_shard(tmp_path / "shards", "00000", [])
+
+    with pytest.raises(InputError, match="0 samples and no pair among them"):
+        nccleaner.fit(tmp_path / "shards", meta=trusted_csv, run=tmp_path / "run", config=tiny())
+
+
 def test_one_seed_gives_the_same_bytes_and_another_seed_others(fitted, trusted_csv, tmp_path):
     run = with_features(fitted, tmp_path)
     before = mtimes(run / "features")

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from smallfit import write_csv
+from smallfit import Warned, write_csv
 
 import nccleaner
 from nccleaner.errors import PrecisionError, RunError, TrustedError, UsageError
 from nccleaner.pipeline import division as module
-from nccleaner.pipeline.reporter import SilentReporter
+from nccleaner.purify.by_trusted import ByTrusted
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +24,6 @@ def run(fitted, tmp_path_factory):
     copy = tmp_path_factory.mktemp("purged") / "run"
     shutil.copytree(fitted.run, copy)
     return copy
-
-
-class Warned(SilentReporter):
-    """Remembers warnings."""
-
-    def __init__(self):
-        self.warnings = []
-
-    def warn(self, message):
-        self.warnings.append(message)
 
 
 def read_keys(folder):
@@ -385,6 +375,17 @@ def test_trusted_pairs_of_the_fit_are_no_sample(run, clipart, tmp_path, sample):
     only_trusted = write_sample(tmp_path / "trusted.csv", clipart, clipart.trusted[:30])
     with pytest.raises(TrustedError, match="30 were trusted pairs of the fit"):
         nccleaner.purge(run, sample=only_trusted)
+
+
+def test_estimates_that_the_scores_contradict_are_doubted(run, monkeypatch):
+    reporter = Warned()
+    before = nccleaner.purge(run, threshold=0.5, reporter=reporter).summary
+    monkeypatch.setattr(ByTrusted, "is_contradicted", lambda self: True)
+    doubted = nccleaner.purge(run, threshold=0.5, reporter=reporter).summary
+
+    assert "do not hold" not in before.mismatched_before.source
+    assert "do not hold" in doubted.mismatched_before.source
+    assert [warning[:30] for warning in reporter.warnings] == ["Do not trust the estimates: mo"]
 
 
 def test_a_sample_of_good_pairs_alone_is_doubted(run, clipart, tmp_path, sample):

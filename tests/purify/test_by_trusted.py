@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,33 @@ def test_a_noise_rate_that_is_known_is_what_the_price_rests_on():
     assert before.value == pytest.approx(known.value)
     by_draws = np.quantile(known.draws(20_000, np.random.default_rng(1)), [0.025, 0.975])
     assert (before.low, before.high) == pytest.approx(tuple(by_draws), abs=0.01)
+
+
+@pytest.mark.parametrize("noise", [None, NoiseRate(0.6, 0.9, 0.2, 120)])
+def test_pairs_like_the_labelled_ones_are_not_doubted(noise):
+    for seed, rate in enumerate([0.05, 0.2, 0.4, 0.6, 0.8, 0.95]):
+        standing, _, _ = standing_of(rate, seed=seed, noise=noise)
+        assert not witness(standing).is_contradicted()
+
+
+@pytest.mark.parametrize("truth", [0.0, 1.0])
+def test_sets_that_are_all_matched_or_mismatched_are_doubted_as_seldom_as_said(truth):
+    doubted = [witness(standing_of(truth, seed=seed)[0]).is_contradicted() for seed in range(100)]
+    assert sum(doubted) <= 5
+
+
+@pytest.mark.parametrize("passing", [0.99, 0.01])
+def test_where_more_or_fewer_pass_than_labelled_ones_do_estimates_are_doubted(pool, passing):
+    standing = pool[0]._replace(passing=passing)
+
+    assert witness(standing).is_contradicted()
+    assert not witness(standing._replace(pairs=3)).is_contradicted(), "three may all pass by chance"
+    assert not witness(standing._replace(pairs=0), pool[0]).is_contradicted()
+
+
+def test_a_noise_rate_that_no_mixture_explains_is_doubted(pool):
+    judge = replace(pool[0].judge, noise=NoiseRate(0.99, 0.8, 0.2, 600))
+    assert witness(pool[0]._replace(judge=judge)).is_contradicted()
 
 
 def test_keeping_everything_loses_nothing(pool):
