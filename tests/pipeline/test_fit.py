@@ -195,11 +195,9 @@ def test_a_gru_reads_captions_from_scratch(fitted, trusted_csv, clipart, tmp_pat
     assert all(hit.caption == captions[hit.key] for hit in hits)
 
 
-def test_a_run_directory_among_the_shards_is_refused(tmp_path):
+def test_a_run_directory_among_the_shards_is_refused(trusted_csv, tmp_path):
     write_webdataset_shard(tmp_path, "00000", make_rows(3))
-    trusted = tmp_path / "trusted.csv"
-    trusted.write_text("key\n000000000\n", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UsageError, match="input is never written to"):
-        nccleaner.fit(tmp_path, meta=trusted, run=tmp_path / "run")
+        nccleaner.fit(tmp_path, meta=trusted_csv, run=tmp_path / "run")
     assert sorted(tmp_path.rglob("*")) == before
