@@ -21,16 +21,9 @@ _SAME = 1e-5
 _BLOCK_ROWS = 2048
 
 
-def rounded(embeddings: Tensor) -> Tensor:
-    """Rounds as products may, so that a pair's own cosine is the product's of the same rows."""
-    return embeddings.bfloat16().float()
-
-
 @dataclass(frozen=True, slots=True)
 class Contrast:
     """Pairs of the pool that serve as alternatives; whether they are matched does not matter.
-
-    Where products may be rounded, all embeddings, here and in `of`, must be `rounded` before.
 
     Attributes:
         images: [r, d] embeddings of length 1.
@@ -60,17 +53,24 @@ class Contrast:
             Log odds of the pair's caption against other captions of its image, and of its image
             against other images; higher = better matched, and 0 where there is no alternative.
         """
+        of_images, of_texts = _rounded(self.images), _rounded(self.texts)
         blocks = [images.new_zeros(0, 2)]
         for start in range(0, len(images), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
-            own = (images[rows] * texts[rows]).sum(dim=1, keepdim=True)  # [b, 1]
+            image, text = _rounded(images[rows]), _rounded(texts[rows])
+            own = (image * text).sum(dim=1, keepdim=True)  # [b, 1]
             same = identities[rows, None] == self.identities  # [b, r]
             odds = [
                 _log_odds(own, queries @ others.T, same)
-                for queries, others in ((images[rows], self.texts), (texts[rows], self.images))
+                for queries, others in ((image, of_texts), (text, of_images))
             ]
             blocks.append(torch.stack(odds, dim=1))
         return torch.cat(blocks)
+
+
+def _rounded(embeddings: Tensor) -> Tensor:
+    """Rounds as products may, so that a pair's own cosine is the product's of the same rows."""
+    return embeddings.bfloat16().float()
 
 
 def _log_odds(

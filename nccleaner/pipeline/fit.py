@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nccleaner.config import RunConfig
 from nccleaner.data.features import FeaturePart
@@ -20,10 +20,10 @@ from nccleaner.pipeline.backbones import Backbones, limits_of
 from nccleaner.pipeline.engines import Engine, EngineName, open_engine
 from nccleaner.pipeline.extraction import FeatureStore, summarise
 from nccleaner.pipeline.finetuning import fine_tune_scorer
-from nccleaner.pipeline.fitting import judge_scorer, take_part, train_scorer
-from nccleaner.pipeline.labelled import label_table, read_labelled
+from nccleaner.pipeline.fitting import Fitted, Trained, judge_scorer, take_part, train_scorer
+from nccleaner.pipeline.labelled import LabelledPairs, label_table, read_labelled
 from nccleaner.pipeline.occupied import occupied
-from nccleaner.pipeline.pool import build_tables
+from nccleaner.pipeline.pool import TrainingTables, build_tables
 from nccleaner.pipeline.processes import Processes, joined
 from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.results import FitResult
@@ -101,163 +101,182 @@ def _fit(
     found = find_shards(shards)
     refuse_inside_input(found, workspace.root)
     with occupied(workspace.root):
-        return _learn(found, trusted, workspace, config, engine, reporter, processes)
+        return _Fit(found, trusted, workspace, config, engine, reporter).run(processes)
 
 
-def _learn(
-    found: Sequence[Shard],
-    trusted: TrustedTable,
-    workspace: Workspace,
-    config: RunConfig,
-    engine: EngineName,
-    reporter: Reporter,
-    processes: Processes,
-) -> FitResult:
-    start = time.monotonic()
-    backbones = Backbones(config.encoders)
-    trainable = backbones.image_network() if config.train.fine_tune_epochs else None
-    store, parts = _extract(found, workspace.features, backbones, config, engine, reporter)
-    reading = summarise(parts)
-    if not reading.pairs:
-        problems = "".join(f" {name}: {what}." for name, what in list(reading.problems.items())[:1])
-        raise InputError(
-            f"The shards hold {reading.samples:,} samples and no pair among them.{problems}",
-            "Give shards with images and captions.",
-        )
-    read = partial(
-        read_labelled,
-        trusted,
-        found,
-        limits=limits_of(config.data),
-        sample=config.trusted.sample,
-        seed=config.seed,
-    )
-    labelled = read(parts, backbones=backbones)
-    if labelled.warning:
-        reporter.warn(labelled.warning)
-    training_folder = workspace.training
-    try:
-        tables = build_tables(found, parts, labelled.pairs, config=config, folder=training_folder)
-        fingerprint = training_fingerprint(tables, config, backbones.device)
-        snapshots = Snapshots.open(workspace, fingerprint, reporter)
-        if not snapshots.finished:
-            _forget_results(workspace)
-        training_start = time.monotonic()
-        trained = train_scorer(
-            tables,
-            config=config,
-            device=backbones.device,
-            snapshots=snapshots,
-            sheet=workspace.reconstruction,
-            reporter=reporter,
-            processes=processes,
-            folder=training_folder,
-        )
-        if trainable is not None:
-            trained = fine_tune_scorer(
+class _Inputs(NamedTuple):
+    """What the shards and the trusted file are to one image encoder.
+
+    Attributes:
+        store: The feature cache.
+        parts: Features of each shard.
+        labelled: The trusted pairs.
+    """
+
+    store: FeatureStore
+    parts: list[FeaturePart]
+    labelled: LabelledPairs
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A fit of these shards with these settings."""
+
+    shards: Sequence[Shard]
+    trusted: TrustedTable
+    workspace: Workspace
+    config: RunConfig
+    engine: EngineName
+    reporter: Reporter
+
+    def run(self, processes: Processes) -> FitResult:
+        """Reads, trains, judges and writes the run down."""
+        start = time.monotonic()
+        backbones = Backbones(self.config.encoders)
+        trainable = backbones.image_network() if self.config.train.fine_tune_epochs else None
+        inputs = self._read(backbones, self.workspace.features)
+        if inputs.labelled.warning:
+            self.reporter.warn(inputs.labelled.warning)
+        reading = summarise(inputs.parts)
+        folder = self.workspace.training
+        try:
+            tables = self._tables(inputs, folder)
+            fingerprint = training_fingerprint(tables, self.config, backbones.device)
+            training_start = time.monotonic()
+            trained = self._train(tables, fingerprint, backbones.device, processes)
+            if trainable is not None:
+                trained = fine_tune_scorer(
+                    trained,
+                    tables,
+                    self.shards,
+                    inputs.labelled.pairs,
+                    network=trainable,
+                    spec=backbones.image.spec,
+                    config=self.config,
+                    device=backbones.device,
+                    fingerprint=fingerprint,
+                    workspace=self.workspace,
+                    folder=folder,
+                    reporter=self.reporter,
+                )
+                # From here on this is the run's image encoder.
+                backbones = Backbones(self.config.encoders, self.workspace.fine_tuned)
+                inputs = self._read(backbones, self.workspace.fine_tuned_features)
+                tables = self._tables(inputs, folder / "fine-tuned")
+            fitted = judge_scorer(
                 trained,
                 tables,
-                found,
-                labelled.pairs,
-                network=trainable,
-                spec=backbones.image.spec,
-                config=config,
+                config=self.config,
                 device=backbones.device,
-                fingerprint=fingerprint,
-                workspace=workspace,
-                folder=training_folder,
-                reporter=reporter,
+                reporter=self.reporter,
             )
-            # From here on this is the run's image encoder.
-            backbones = Backbones(config.encoders, workspace.fine_tuned)
-            features = workspace.fine_tuned_features
-            store, parts = _extract(found, features, backbones, config, engine, reporter)
-            labelled = read(parts, backbones=backbones)
-            tables = build_tables(
-                found,
-                parts,
-                labelled.pairs,
-                config=config,
-                folder=training_folder / "fine-tuned",
-            )
-        fitted = judge_scorer(
-            trained, tables, config=config, device=backbones.device, reporter=reporter
+            if fitted.warning:
+                self.reporter.warn(fitted.warning)
+            training_s = time.monotonic() - training_start
+            self._write_results(fitted, inputs, tables)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        result = FitResult(
+            run=self.workspace.root,
+            reading=reading,
+            trusted={
+                "meta": sum(len(pairs) for pairs in tables.meta),
+                "probe": len(tables.probe_matched),
+                "held_out": sum(len(pairs) for pairs in tables.held_out),
+                "sample": len(inputs.labelled.set_aside),
+            },
+            trusted_problems=inputs.labelled.problems,
+            warning=" ".join(filter(None, (inputs.labelled.warning, fitted.warning))),
+            pool=len(tables.pool),
+            epochs=fitted.epochs,
+            best_epoch=fitted.best_epoch,
+            held_out_auroc=fitted.held_out_auroc,
+            probe_auroc=fitted.probe_auroc,
+            noise_rate=fitted.noise_rate,
+            training_s=training_s,
+            seconds=time.monotonic() - start,
         )
-        if fitted.warning:
-            reporter.warn(fitted.warning)
-        training_s = time.monotonic() - training_start
+        RunDescription(
+            config=self.config,
+            shards=tuple(self.shards),
+            trusted=self.trusted.path.absolute(),
+            image_encoder=inputs.store.image_encoder,
+            text_encoder=inputs.store.text_encoder,
+            device=backbones.device,
+            result={**asdict(result), "run": str(result.run)},
+        ).write(self.workspace.description)
+        return result
+
+    def _read(self, backbones: Backbones, root: Path) -> _Inputs:
+        """Fills the feature cache, and finds the trusted pairs."""
+        with open_engine(self.engine) as engine:
+            store = self._open_store(root, backbones, engine)
+            parts = store.parts(self.shards, self.reporter)
+        reading = summarise(parts)
+        if not reading.pairs:
+            problems = [f" {name}: {what}." for name, what in reading.problems.items()]
+            raise InputError(
+                f"The shards hold {reading.samples:,} samples and no pair among them."
+                + "".join(problems[:1]),
+                "Give shards with images and captions.",
+            )
+        labelled = read_labelled(
+            self.trusted,
+            self.shards,
+            parts,
+            backbones=backbones,
+            limits=limits_of(self.config.data),
+            sample=self.config.trusted.sample,
+            seed=self.config.seed,
+        )
+        return _Inputs(store, parts, labelled)
+
+    def _open_store(self, root: Path, backbones: Backbones, engine: Engine) -> FeatureStore:
+        with self.reporter.stage("Loading encoders", 2, "encoders") as advance:
+            image_encoder = backbones.image.fingerprint
+            advance(1)
+            text_encoder = backbones.text.fingerprint if backbones.text else None
+            advance(1)
+        return FeatureStore(
+            root,
+            backbones,
+            self.config.data,
+            image_encoder,
+            text_encoder,
+            targets=self.config.train.image_reconstruction > 0,
+            engine=engine,
+        )
+
+    def _tables(self, inputs: _Inputs, folder: Path) -> TrainingTables:
+        pairs = inputs.labelled.pairs
+        return build_tables(self.shards, inputs.parts, pairs, config=self.config, folder=folder)
+
+    def _train(
+        self, tables: TrainingTables, fingerprint: str, device: str, processes: Processes
+    ) -> Trained:
+        """Trains, or goes on where an earlier fit of the same stopped."""
+        snapshots = Snapshots.open(self.workspace, fingerprint, self.reporter)
+        if not snapshots.finished:
+            _forget_results(self.workspace)
+        return train_scorer(
+            tables,
+            config=self.config,
+            device=device,
+            snapshots=snapshots,
+            sheet=self.workspace.reconstruction,
+            reporter=self.reporter,
+            processes=processes,
+            folder=self.workspace.training,
+        )
+
+    def _write_results(self, fitted: Fitted, inputs: _Inputs, tables: TrainingTables) -> None:
+        """Writes which pairs the networks saw or were told about, and what scores."""
+        workspace, labelled = self.workspace, inputs.labelled
         write_parquet(tables.pool_samples, workspace.pool)
-    finally:
-        shutil.rmtree(training_folder, ignore_errors=True)
-    write_parquet(label_table(item.pair for item in labelled.pairs), workspace.trusted)
-    if labelled.set_aside:
-        write_parquet(label_table(item.pair for item in labelled.set_aside), workspace.sample)
-    fitted.scorer.save(workspace.scorer)
-    probes = len(tables.probe_matched)
-    held_out = sum(len(pairs) for pairs in tables.held_out)
-    result = FitResult(
-        run=workspace.root,
-        reading=reading,
-        trusted={
-            "meta": sum(len(pairs) for pairs in tables.meta),
-            "probe": probes,
-            "held_out": held_out,
-            "sample": len(labelled.set_aside),
-        },
-        trusted_problems=labelled.problems,
-        warning=" ".join(filter(None, (labelled.warning, fitted.warning))),
-        pool=len(tables.pool),
-        epochs=fitted.epochs,
-        best_epoch=fitted.best_epoch,
-        held_out_auroc=fitted.held_out_auroc,
-        probe_auroc=fitted.probe_auroc,
-        noise_rate=fitted.noise_rate,
-        training_s=training_s,
-        seconds=time.monotonic() - start,
-    )
-    RunDescription(
-        config=config,
-        shards=tuple(found),
-        trusted=trusted.path.absolute(),
-        image_encoder=store.image_encoder,
-        text_encoder=store.text_encoder,
-        device=backbones.device,
-        result={**asdict(result), "run": str(result.run)},
-    ).write(workspace.description)
-    return result
-
-
-def _extract(
-    shards: Sequence[Shard],
-    root: Path,
-    backbones: Backbones,
-    config: RunConfig,
-    engine: EngineName,
-    reporter: Reporter,
-) -> tuple[FeatureStore, list[FeaturePart]]:
-    """Opens the feature cache, and fills it."""
-    with open_engine(engine) as opened:
-        store = _open_store(root, backbones, config, opened, reporter)
-        return store, store.parts(shards, reporter)
-
-
-def _open_store(
-    root: Path, backbones: Backbones, config: RunConfig, engine: Engine, reporter: Reporter
-) -> FeatureStore:
-    with reporter.stage("Loading encoders", 2, "encoders") as advance:
-        image_encoder = backbones.image.fingerprint
-        advance(1)
-        text_encoder = backbones.text.fingerprint if backbones.text else None
-        advance(1)
-    return FeatureStore(
-        root,
-        backbones,
-        config.data,
-        image_encoder,
-        text_encoder,
-        targets=config.train.image_reconstruction > 0,
-        engine=engine,
-    )
+        write_parquet(label_table(item.pair for item in labelled.pairs), workspace.trusted)
+        if labelled.set_aside:
+            write_parquet(label_table(item.pair for item in labelled.set_aside), workspace.sample)
+        fitted.scorer.save(workspace.scorer)
 
 
 def _forget_results(workspace: Workspace) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nccleaner.files import replace_file
-from nccleaner.model.contrast import REFERENCES, Contrast, rounded
+from nccleaner.model.contrast import REFERENCES, Contrast
 from nccleaner.model.mfsr import MainNet
 from nccleaner.model.mscn import MetaNet
 from nccleaner.purify.frozen import Frozen, FrozenEvidence, fast_products
@@ -131,9 +131,7 @@ class Scorer:
         pairs = pool.take(drawn[:REFERENCES].to(pool.image_rows.device))
         images, texts = features.of(pairs)
         self.contrast = Contrast(
-            rounded(self.embed_images(images)),
-            rounded(self.embed_texts(texts)),
-            identities[pairs.image_rows],
+            self.embed_images(images), self.embed_texts(texts), identities[pairs.image_rows]
         )
 
     @torch.inference_mode()
@@ -299,7 +297,7 @@ class Scorer:
         identities: Int[Tensor, " b"],
     ) -> Float[Tensor, "b 2"]:
         assert self.contrast is not None
-        return self.contrast.of(rounded(_joined(images)), rounded(_joined(texts)), identities)
+        return self.contrast.of(_joined(images), _joined(texts), identities)
 
     def _frozen_evidence(self, features: Features, pairs: Pairs, identities: Tensor) -> Tensor:
         device = pairs.image_rows.device

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nccleaner.errors import TrainingError
-from nccleaner.model.contrast import REFERENCES, Contrast, rounded
+from nccleaner.model.contrast import REFERENCES, Contrast
 from nccleaner.train.learner import Learner, scan_pairs
 from nccleaner.train.meta_gradient import MetaGradient
 from nccleaner.train.objective import NoisyBatch, mismatched_for
@@ -298,15 +298,13 @@ class CoTraining:
         pairs = self._pool
         drawn = torch.randperm(len(pairs), generator=self._generator)[:REFERENCES]
         others = pairs.take(drawn.to(pairs.image_rows.device))
-        contrast = Contrast(
-            rounded(images[others.image_rows]), rounded(texts[others.text_rows]), others.image_rows
-        )
+        contrast = Contrast(images[others.image_rows], texts[others.text_rows], others.image_rows)
         # The odds are against the mean of the others: a batch has many.
         against = math.log(self._schedule.batch_size - 1)
 
         def chosen(block: Pairs) -> Tensor:
             rows = block.image_rows
-            odds = contrast.of(rounded(images[rows]), rounded(texts[block.text_rows]), rows)
+            odds = contrast.of(images[rows], texts[block.text_rows], rows)
             return F.logsigmoid(odds - against).mean(dim=1)
 
         picked = scan_pairs(chosen, pairs, world=self._world).exp()
