@@ -41,7 +41,7 @@ class Contrast:
         texts: Float[Tensor, "n d"],
         identities: Int[Tensor, " n"],
     ) -> Float[Tensor, "n 2"]:
-        """Compares pairs with the alternatives.
+        """Compares pairs with the alternatives, all rounded to bfloat16.
 
         Args:
             images: Embeddings of the pairs' images.

@@ -50,7 +50,7 @@ def corrupt(
             that needs them, or the reverse.
         ShardError: A shard is missing or damaged.
         InputError: `out` holds something else, or a shard has no such column.
-        TrustedError: The trusted file cannot be used, or names no sample of the shards.
+        TrustedError: The trusted file cannot be used, or all of its rows name no pair.
     """
     reporter, limits = reporter or SilentReporter(), limits_of(DataConfig())
     found = find_shards(shards)
@@ -80,15 +80,12 @@ def _named(
         for pair in match.pairs
         if pair.shard is not None and pair.key is not None
     }
-    first = match.problems[0] if match.problems else None
-    skipped = f"row {first.row} {first.reason}" if first else "it names images by their files"
-    if not named:
-        raise TrustedError(
-            f"{path}: no row names a pair of the shards; {skipped}.",
-            "Give the trusted file of these shards.",
-        )
-    if first:
-        reporter.warn(f"{path}: rows skipped: {len(match.problems)}; {skipped}.")
+    if match.problems:
+        first = match.problems[0]
+        skipped = f"{path}: rows skipped: {len(match.problems)}; row {first.row} {first.reason}."
+        if not match.pairs:
+            raise TrustedError(skipped, "Give the trusted file of these shards.")
+        reporter.warn(skipped)
     return named
 
 

@@ -141,7 +141,8 @@ def _detection(scoring: Scoring, truth: pa.Table, reporter: Reporter) -> Detecti
     table = pa.concat_tables(found)
     if not table.num_rows:
         raise InputError(
-            "The truth names none of the scored pairs.", "Give the truth about these shards."
+            f"None of the {len(truth):,} rows of the truth names a scored, untrusted pair.",
+            "Give the truth about these shards.",
         )
     if unknown:
         reporter.warn(

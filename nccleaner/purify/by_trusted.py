@@ -173,9 +173,10 @@ def _highest_rate(standing: Standing, times: float, miss: float) -> float:
 
 
 def _is_contradicted(standing: Standing) -> bool:
-    noise, passing = standing.judge.noise, standing.passing
-    matched, mismatched = _passed(standing, 1.0)
-    if noise is not None:
+    noise = standing.judge.noise
+    if noise is None:
+        passing, (matched, mismatched) = standing.passing, _passed(standing, 1.0)
+    else:
         passing = noise.passing
         matched, mismatched = (
             Passed(share * noise.trusted, noise.trusted)

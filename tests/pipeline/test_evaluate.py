@@ -97,8 +97,8 @@ def test_truths_that_cannot_be_used_are_refused(run, clipart, tmp_path):
         ("shard,key\n00000,1\n", "cannot be read"),
         ("shard,key,mismatched\n00000,1,maybe\n", "cannot be read"),
         ("shard,key,mismatched\n00000,1,2\n", "must be 0 or 1"),
-        ("shard,key,mismatched\n00000,nobody,1\n", "names none"),
-        (f"shard,key,mismatched\n00009,{clipart.rows[0].key},1\n", "names none"),
+        ("shard,key,mismatched\n00000,nobody,1\n", "None of the 1 rows"),
+        (f"shard,key,mismatched\n00009,{clipart.rows[0].key},1\n", "None of the 1 rows"),
     ):
         if content is not None:
             truth.write_text(content)
