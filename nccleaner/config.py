@@ -229,7 +229,9 @@ class PurifyConfig(_Section):
     references: int = Field(
         2048, ge=64, description="Pairs of the pool among which neighbours are sought."
     )
-    neighbours: int = Field(30, ge=1, description="Neighbours of an image or a caption.")
+    neighbours: int = Field(
+        30, ge=1, description="About how many neighbours of an image or a caption count."
+    )
     ridge: float = Field(
         1.0, ge=0.01, description="Penalty of the ridge map, in feature variances."
     )

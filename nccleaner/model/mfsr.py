@@ -54,12 +54,16 @@ class Separation(nn.Module):
         )
 
     def semantic(self, joint: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """Returns the semantic part alone, for a third of the last layer's cost."""
+        """Returns the semantic part alone, for a third of the last layer's cost.
+
+        Its length is 1 in float32 at least, whatever the layers compute with.
+        """
         last, width = self.mlp[-1], joint.shape[-1]
         assert isinstance(last, nn.Linear)
         hidden = self.mlp[:-1](joint)
         mine = slice(width, 2 * width)
-        return F.normalize(joint + F.linear(hidden, last.weight[mine], last.bias[mine]), dim=-1)
+        semantic = joint + F.linear(hidden, last.weight[mine], last.bias[mine])
+        return F.normalize(semantic.to(torch.promote_types(semantic.dtype, torch.float32)), dim=-1)
 
 
 class MainNet(nn.Module):

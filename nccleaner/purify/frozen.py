@@ -5,14 +5,14 @@ None of it has seen the pair it judges, so it cannot have learned the mismatched
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
+from nccleaner.encoders.precision import fast_dtype
 from nccleaner.purify.neighbours import References
 from nccleaner.purify.ridge import FOLDS, RidgeMap, Standardiser
 
@@ -36,21 +36,6 @@ class Frozen:
     def take(self, index: Tensor | slice) -> Frozen:
         """Returns the pairs at `index`."""
         return Frozen(self.images[index], self.texts[index], self.identities[index])
-
-
-@contextmanager
-def fast_products() -> Iterator[None]:
-    """Lets the factors of matrix products be rounded to bfloat16 where the hardware is made for it.
-
-    Sums stay in float32. On a Xeon with AMX it saves a quarter of the time of scoring; the scores'
-    correlation with those of unrounded factors is above 0.99999.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +94,19 @@ class FrozenEvidence:
             neighbours,
         )
 
-    @fast_products()
     def of(self, pairs: Frozen) -> Float[Tensor, "n 4"]:
         """Returns the evidence of pairs; higher = better matched.
 
         Of wider image features, only the first columns are read: those of the frozen encoder.
+        Directions are rounded to bfloat16 where the hardware computes with it.
         """
         width = self.of_images.mean.shape[-1]
+        dtype = fast_dtype(str(pairs.images.device))
         blocks = [pairs.images.new_zeros(0, 4)]
         for start in range(0, len(pairs.images), _BLOCK_ROWS):
             block = pairs.take(slice(start, start + _BLOCK_ROWS))
-            images = self.of_images(block.images[:, :width])
-            texts = self.of_texts(block.texts)
+            images = F.normalize(self.of_images(block.images[:, :width])).to(dtype)
+            texts = F.normalize(self.of_texts(block.texts)).to(dtype)
             cosines = self.ridge.cosines(images, texts, folds=block.identities % FOLDS)
             agreement = self.references.agreement(
                 images, texts, identities=block.identities, neighbours=self.neighbours

@@ -8,16 +8,16 @@ seeded sample of the pool, count by how much they are believed, and never show t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+from statistics import NormalDist
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-# How fast a neighbour's say falls with its cosine distance.
-_SHARPNESS = 8.0
 _BLOCK_ROWS = 1024
+_MOST = 0.5
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +55,51 @@ class References:
         identities: Int[Tensor, " n"],
         neighbours: int,
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Compares pairs with their neighbours.
+        """Compares pairs with their neighbours: the references that stand out by their cosine.
+
+        A neighbour counts by its cosine's height above a threshold, so many standard deviations
+        above the mean as leave `neighbours` references of a normal distribution. That is passes
+        over a matrix, where a search for the k nearest sorts.
 
         Args:
-            images: Standardised features of the pairs' images.
-            texts: Standardised features of the pairs' captions.
+            images: Standardised features of the pairs' images, length 1; products are in their
+                type.
+            texts: Likewise, of the pairs' captions.
             identities: Of the images; references with the same are passed over.
-            neighbours: How many count.
+            neighbours: About how many count; at most half of the references.
 
         Returns:
             Mean cosine of the caption with the captions of the nearest images, and of the image
             with the images of the nearest captions; both in [-1, 1], and 0 where no reference
-            shows another image.
+            shows another image or none stands out.
         """
+        of_images, of_texts = self.images.to(images.dtype).T, self.texts.to(texts.dtype).T
+        height = NormalDist().inv_cdf(1 - min(neighbours / len(self.identities), _MOST))
         by_image, by_text = [], []
         for start in range(0, len(images), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
-            same = identities[rows, None] == self.identities  # [b, r]
-            to_images = F.normalize(images[rows]) @ self.images.T  # [b, r]
-            to_texts = F.normalize(texts[rows]) @ self.texts.T  # [b, r]
-            by_image.append(self._mean(to_images.where(~same, -inf), to_texts, neighbours))
-            by_text.append(self._mean(to_texts.where(~same, -inf), to_images, neighbours))
+            same = (identities[rows, None] == self.identities).nonzero(as_tuple=True)
+            to_images = (images[rows] @ of_images).float()  # [b, r]
+            to_texts = (texts[rows] @ of_texts).float()  # [b, r]
+            to_images[same] = to_texts[same] = 0
+            by_image.append(self._mean(to_images, to_texts, same, height))
+            by_text.append(self._mean(to_texts, to_images, same, height))
         return torch.cat(by_image), torch.cat(by_text)
 
     def _mean(
-        self, near: Float[Tensor, "b r"], compared: Float[Tensor, "b r"], neighbours: int
+        self,
+        near: Float[Tensor, "b r"],
+        compared: Float[Tensor, "b r"],
+        same: tuple[Tensor, ...],
+        height: float,
     ) -> Float[Tensor, " b"]:
-        nearest = near.topk(min(neighbours, near.shape[1]), dim=1)
-        say = torch.exp(_SHARPNESS * nearest.values) * self.weights[nearest.indices]  # [b, k]
-        mean: Tensor = (say * compared.gather(1, nearest.indices)).sum(dim=1)
-        return mean / say.sum(dim=1).clamp(min=1e-12)
+        passed_over = same[0].bincount(minlength=len(near))
+        others = (near.shape[1] - passed_over).clamp(min=1)[:, None]  # [b, 1]
+        mean = near.sum(dim=1, keepdim=True) / others
+        squares = torch.linalg.vector_norm(near, dim=1, keepdim=True).square() / others
+        deviation = (squares - mean.square()).clamp(min=0).sqrt()
+        say = (near - (mean + height * deviation)).relu_()  # [b, r]
+        say[same] = 0
+        total = (say @ self.weights).clamp(min=_NOTHING)
+        agreement: Tensor = (say.mul_(compared) @ self.weights) / total
+        return agreement

@@ -91,14 +91,22 @@ class RidgeMap:
         *,
         folds: Int[Tensor, " n"],
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-        """Returns the cosines of caption and mapped image, and of image and mapped caption."""
-        in_text, in_image = texts.new_zeros(len(texts)), texts.new_zeros(len(texts))
+        """Returns the cosines of caption and mapped image, and of image and mapped caption.
+
+        Products are in the type of the features; their length does not matter.
+        """
+        to_text, to_image = self.to_text.to(images.dtype), self.to_image.to(texts.dtype)
+        in_text, in_image = images.new_zeros(2, len(images), dtype=torch.float32)
         for fold in range(FOLDS):
             rows = torch.nonzero(folds == fold)[:, 0]
             image, text = images[rows], texts[rows]
-            in_text[rows] = F.cosine_similarity(image @ self.to_text[fold], text)
-            in_image[rows] = F.cosine_similarity(text @ self.to_image[fold], image)
+            in_text[rows] = _cosines(image @ to_text[fold], text)
+            in_image[rows] = _cosines(text @ to_image[fold], image)
         return in_text, in_image
+
+
+def _cosines(mapped: Float[Tensor, "n f"], rows: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
+    return F.cosine_similarity(mapped.float(), rows.float())
 
 
 def _solve(

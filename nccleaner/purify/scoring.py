@@ -18,11 +18,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nccleaner.encoders.precision import fast_dtype
 from nccleaner.files import replace_file
 from nccleaner.model.contrast import REFERENCES, Contrast
 from nccleaner.model.mfsr import MainNet
 from nccleaner.model.mscn import MetaNet
-from nccleaner.purify.frozen import Frozen, FrozenEvidence, fast_products
+from nccleaner.purify.frozen import Frozen, FrozenEvidence
 from nccleaner.purify.judge import Judges
 from nccleaner.purify.scorer_file import LAYOUT, damaged, read_description, scorer_identity
 from nccleaner.purify.siblings import Siblings
@@ -265,10 +266,13 @@ class Scorer:
             tokenizer=description["tokenizer"],
         )
 
-    @fast_products()
     def _parts(self, modality: Literal["image", "text"], rows: Tensor) -> Float[Tensor, "n nets d"]:
-        """Returns the semantic part that each network makes of images or of captions."""
+        """Returns the semantic part that each network makes of images or of captions.
+
+        Where the hardware computes with bfloat16, so do the networks.
+        """
         device = self.networks[0][0].log_inverse_temperature.device
+        dtype = fast_dtype(str(device))
         parts = torch.empty(
             len(rows), len(self.networks), self.architecture.joint_width, device=device
         )
@@ -277,7 +281,8 @@ class Scorer:
             stored = rows[block].to(device)
             for net, (main_net, _) in enumerate(self.networks):
                 embed = main_net.semantic_images if modality == "image" else main_net.semantic_texts
-                parts[block, net] = embed(stored)
+                with torch.autocast(device.type, dtype, enabled=dtype == torch.bfloat16):
+                    parts[block, net] = embed(stored)
         return parts
 
     def _logits(
@@ -289,7 +294,6 @@ class Scorer:
         ]
         return torch.stack(logits, dim=1)
 
-    @fast_products()
     def _contrast(
         self,
         images: Float[Tensor, "b nets d"],

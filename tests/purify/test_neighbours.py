@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import numpy as np
+from statistics import NormalDist, mean, pstdev
+
 import pytest
 import torch
 from networks import latent_features
+from torch.nn import functional as F
 
 from nccleaner.purify.neighbours import References
-
-SHARPNESS = 8.0
 
 
 @pytest.fixture
@@ -19,33 +19,71 @@ def references():
 
 
 def by_hand(near, compared, weights, same, neighbours):
-    """One pair: similarities to references sorted in plain Python."""
-    order = sorted((i for i in range(len(near)) if not same[i]), key=lambda i: -near[i])
-    says = [(np.exp(SHARPNESS * near[i]) * weights[i], compared[i]) for i in order[:neighbours]]
-    return sum(say * value for say, value in says) / sum(say for say, _ in says)
+    """One pair, in plain Python."""
+    others = [i for i in range(len(near)) if not same[i]]
+    share = min(neighbours / len(near), 0.5)
+    height = NormalDist().inv_cdf(1 - share)
+    threshold = mean(near[i] for i in others) + height * pstdev(near[i] for i in others)
+    says = [(max(near[i] - threshold, 0) * weights[i], compared[i]) for i in others]
+    total = sum(say for say, _ in says)
+    return sum(say * value for say, value in says) / total if total else 0.0
 
 
-@pytest.mark.parametrize("neighbours", [1, 5, 58])
+@pytest.mark.parametrize("neighbours", [2, 5, 58])
 def test_agreement_is_that_of_brute_force_in_float64(references, neighbours):
-    images, texts = latent_features(40, width=7, latent=3, seed=5)
+    images, texts = (F.normalize(x) for x in latent_features(40, width=7, latent=3, seed=5))
     identities = torch.arange(40)
 
     by_image, by_text = references.agreement(
         images, texts, identities=identities, neighbours=neighbours
     )
 
-    weights = references.weights.double().numpy()
+    assert by_image.count_nonzero() > 20
+    weights = references.weights.double().tolist()
     for row in range(40):
-        same = (references.identities == identities[row]).numpy()
-        image, text = (x[row].double().numpy() for x in (images, texts))
-        to_images = references.images.double().numpy() @ image / np.linalg.norm(image)
-        to_texts = references.texts.double().numpy() @ text / np.linalg.norm(text)
+        same = (references.identities == identities[row]).tolist()
+        to_images = (references.images.double() @ images[row].double()).tolist()
+        to_texts = (references.texts.double() @ texts[row].double()).tolist()
         assert by_image[row] == pytest.approx(
-            by_hand(to_images, to_texts, weights, same, neighbours), abs=1e-5
+            by_hand(to_images, to_texts, weights, same, neighbours), abs=1e-4
         )
         assert by_text[row] == pytest.approx(
-            by_hand(to_texts, to_images, weights, same, neighbours), abs=1e-5
+            by_hand(to_texts, to_images, weights, same, neighbours), abs=1e-4
         )
+
+
+def test_rounded_directions_change_little(references):
+    images, texts = (F.normalize(x) for x in latent_features(40, width=7, latent=3, seed=5))
+    identities = torch.arange(40)
+
+    exact = references.agreement(images, texts, identities=identities, neighbours=10)
+    rounded = references.agreement(
+        images.bfloat16(), texts.bfloat16(), identities=identities, neighbours=10
+    )
+
+    for one, other in zip(exact, rounded, strict=True):
+        assert other.dtype == torch.float32
+        assert (one - other).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("neighbours", [10, 100])
+def test_about_so_many_references_are_neighbours(neighbours):
+    """Of random directions, as many stand out as of a normal distribution."""
+    generator = torch.Generator().manual_seed(0)
+    images, queries = (torch.randn(n, 64, generator=generator) for n in (500, 20))
+    each = torch.eye(500)  # a caption that is like one reference's alone tells whether it counts
+    references = References.build(
+        images, each, identities=torch.arange(500), weights=torch.ones(500)
+    )
+
+    by_image, _ = references.agreement(
+        F.normalize(queries).repeat_interleave(500, dim=0),
+        each.repeat(20, 1),
+        identities=torch.full((10_000,), -1),
+        neighbours=neighbours,
+    )
+
+    assert by_image.count_nonzero() / 20 == pytest.approx(neighbours, rel=0.2)
 
 
 def test_a_pair_of_the_references_does_not_see_itself_nor_its_image(references):
