@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nccleaner.allocator import keep_freed_memory
 from nccleaner.data.features import FeaturePart
@@ -226,15 +225,17 @@ class _ScoringOfShards:
         scoring = self.scoring
         if scoring.device == "cpu":
             keep_freed_memory()
-        fitted = read_checkpoint(scoring.workspace.pool)
+        fitted = _keys_by_shard(read_checkpoint(scoring.workspace.pool))
+        nothing = pa.array([], pa.string())
 
         def score_shard(item: tuple[Shard, FeaturePart], advance: Advance) -> None:
             shard, part = item
+            trained_on = fitted.get(shard.name, nothing) if scoring.is_of_fit(shard) else nothing
             table = score_part(
                 shard,
                 part.unread(),
                 scoring.scorer,
-                fitted_keys=_fitted_keys(scoring, fitted, shard),
+                fitted_keys=trained_on,
                 device=scoring.device,
                 max_tokens=scoring.description.config.model.max_tokens,
             )
@@ -244,7 +245,8 @@ class _ScoringOfShards:
         yield score_shard
 
 
-def _fitted_keys(scoring: Scoring, fitted: pa.Table, shard: Shard) -> pa.Array:
-    if not scoring.is_of_fit(shard):
-        return pa.array([], pa.string())
-    return fitted.filter(pc.equal(fitted["shard"], shard.name))["key"].combine_chunks()
+def _keys_by_shard(pool: pa.Table) -> dict[str, pa.Array]:
+    """The keys of the pool's pairs, by the name of their shard."""
+    grouped = pool.group_by("shard").aggregate([("key", "list")])
+    keys = (scalar.values for scalar in grouped["key_list"])
+    return dict(zip(grouped["shard"].to_pylist(), keys, strict=True))
