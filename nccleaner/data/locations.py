@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -163,7 +164,11 @@ def _places(url: str) -> Iterator[_Place]:
         else:
             found = _in_folder(fs, path) if is_folder else [_file(fs, path)]
     if not found:
-        raise ShardError(f"No shards at {url}.", f"Looked for {LOOKED_FOR}.")
+        deeper = next(_folders_with_shards(fs, path), None)
+        advice = f"Looked for {LOOKED_FOR}."
+        if deeper:
+            advice = f"There are some one level down, in {deeper}: name that folder."
+        raise ShardError(f"No shards at {url}.", advice)
     yield from found
 
 
@@ -190,6 +195,14 @@ def _in_folder(fs: Any, path: str) -> list[_Place]:
     if found := [_Place(fs, name, "files") for name in inner if _is_files_shard(fs, name)]:
         return found
     return [_Place(fs, path, "files")] if _is_files_shard(fs, path) else []
+
+
+def _folders_with_shards(fs: Any, path: str) -> Iterator[str]:
+    """Names folders in a folder in which there are shards, among the first few."""
+    if fs.isdir(path):
+        for entry in islice(_folders(fs, list_folder(fs, path)), _PROBES):
+            if _in_folder(fs, entry["name"]):
+                yield _url(fs, entry["name"])
 
 
 def _in_listing(fs: Any, entries: Iterable[Entry]) -> list[_Place]:

@@ -211,6 +211,17 @@ def test_nothing_found_says_what_was_looked_for(tmp_path: Path) -> None:
         find_shards([])
 
 
+@pytest.mark.parametrize("source", ["", "/", "/data*"])
+def test_shards_one_level_down_are_pointed_out(tmp_path: Path, source: str) -> None:
+    folder = tmp_path / "data" / "deep" / "shards"
+    write_webdataset_shard(folder, "00000", make_rows(1))
+    (tmp_path / "data" / "deep" / "empty").mkdir()
+    with pytest.raises(ShardError, match=rf"No shards at .* one level down, in {folder}: name"):
+        find_shards(f"{tmp_path}/data/deep")
+    with pytest.raises(ShardError, match=r"No shards at .* Looked for tars"):
+        find_shards(f"{tmp_path}{source}")
+
+
 def test_sidecars_alone_are_no_shards(tmp_path: Path) -> None:
     write_webdataset_shard(tmp_path, "00000", make_rows(1)).unlink()
     with pytest.raises(ShardError, match="No shards at"):
