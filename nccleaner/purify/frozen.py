@@ -47,7 +47,7 @@ class FrozenEvidence:
         of_texts: Standardises caption features.
         ridge: The map.
         references: Where neighbours are sought.
-        neighbours: How many count.
+        neighbours: About how many count.
     """
 
     of_images: Standardiser
@@ -72,7 +72,7 @@ class FrozenEvidence:
             pool: Its pairs.
             weights: In [0, 1], how much each pair is believed.
             references: Pairs among which neighbours are sought; a random sample.
-            neighbours: How many count.
+            neighbours: About how many count.
             penalty: Of the ridge map, in variances of the features.
             generator: Source of randomness.
         """
