@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nccleaner.config import RunConfig, overlay
+from nccleaner.model.products import float32_products
 from nccleaner.model.similarity import SimilarityVector
 from nccleaner.pipeline.training import (
     build_architecture,
@@ -70,7 +70,7 @@ class Steps:
             "hinge": self.runner(with_hinge, default),
             "naive": self.runner(with_hinge, default, naive=True),
         }
-        with _rounded_products():
+        with float32_products(rounded=True):
             seconds = run_rounds(parts, rounds=rounds)
         rows = [
             Row(
@@ -159,14 +159,3 @@ class Steps:
             Pairs(trusted, trusted),
             Pairs(trusted, trusted.roll(1)),
         )
-
-
-@contextmanager
-def _rounded_products() -> Iterator[None]:
-    """Lets matrix products round their factors, as they may while nccleaner trains."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -21,6 +21,7 @@ from baselines.pool import Pool
 from nccleaner.config import RunConfig
 from nccleaner.model.losses import hinge_loss, info_nce_loss, no_negatives
 from nccleaner.model.mfsr import Separation
+from nccleaner.model.products import float32_products
 from nccleaner.model.towers import FeatureTower
 from nccleaner.train.pairs import Features, Pairs, iter_batches
 
@@ -223,11 +224,6 @@ class Training:
 @contextmanager
 def training_numbers(seed: int) -> Iterator[None]:
     """Seeds dropout, and rounds factors of products as nccleaner's training does."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with float32_products(rounded=True), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield

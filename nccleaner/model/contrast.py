@@ -7,13 +7,13 @@ of InfoNCE, against references of the pool [O].
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from nccleaner.model.products import float32_products
 
 # References of either kind; more of them change no figure.
 REFERENCES = 512
@@ -61,7 +61,8 @@ class Contrast:
             image, text = _rounded(images[rows]), _rounded(texts[rows])
             own = (image * text).sum(dim=1, keepdim=True)  # [b, 1]
             same = identities[rows, None] == self.identities  # [b, r]
-            with _rounded_products():
+            # Nothing is lost: the factors are rounded already.
+            with float32_products(rounded=True):
                 to_others = image @ of_texts.T, text @ of_images.T  # [b, r] each
             odds = [_log_odds(own, others, same) for others in to_others]
             blocks.append(torch.stack(odds, dim=1))
@@ -71,17 +72,6 @@ class Contrast:
 def _rounded(embeddings: Tensor) -> Tensor:
     """Rounds as products may, so that a pair's own cosine is the product's of the same rows."""
     return embeddings.bfloat16().float()
-
-
-@contextmanager
-def _rounded_products() -> Iterator[None]:
-    """Lets hardware that has it multiply in bfloat16, which loses nothing of rounded factors."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _log_odds(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import torch
 
 from nccleaner.config import RunConfig
 from nccleaner.errors import UsageError
+from nccleaner.model.products import float32_products
 from nccleaner.pipeline.backbones import GRU
 from nccleaner.pipeline.device import DeviceTables
 from nccleaner.pipeline.reconstructing import build_reconstruction
@@ -63,7 +64,7 @@ def train_networks(
     # Dropout draws from the global generator; the caller's is left as it was.
     with (
         torch.random.fork_rng([data.device] if data.device.type == "cuda" else []),
-        _products(rounded=config.train.precision != "float32"),
+        float32_products(rounded=config.train.precision != "float32"),
         cudnn_settings(config),
         reporter.stage(title, count * steps * epochs, "steps") as advance,
     ):
@@ -250,17 +251,3 @@ def _say_resumed(epoch: int, epochs: int) -> str:
     if epoch == epochs:
         return "The networks are trained: inputs and settings are those of the last fit."
     return f"Training goes on after epoch {epoch} of {epochs}, where it was interrupted."
-
-
-@contextmanager
-def _products(*, rounded: bool) -> Iterator[None]:
-    """Lets matrix products round their factors (bfloat16 on CPU, TF32 on CUDA) and sum in float32.
-
-    Halves the time of a training step on a CPU with AMX; scoring keeps full precision.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if rounded else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nccleaner.model.mfsr import MainNet
+from nccleaner.model.products import float32_products
 from nccleaner.train.world import ALONE, World
 
 MetaGradient = Literal["direct", "finite_difference", "exact", "none"]
@@ -168,16 +169,12 @@ def _full_precision(main_net: MainNet, device: torch.device) -> Iterator[None]:
         isinstance(module, nn.RNNBase) and module.training and module.dropout
         for module in main_net.modules()
     )
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with (
-            torch.autocast(device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=cudnn, deterministic=True, allow_tf32=False),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with (
+        float32_products(rounded=False),
+        torch.autocast(device.type, enabled=False),
+        torch.backends.cudnn.flags(enabled=cudnn, deterministic=True, allow_tf32=False),
+    ):
+        yield
 
 
 def _remember_draws(device: torch.device) -> Callable[[], None]:
