@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
@@ -15,12 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from generated import GeneratedRun
 from rounds import Row, peak_memory, run_rounds
 
 from nccleaner.config import RunConfig
 from nccleaner.data.features import FeaturePart
 from nccleaner.files import PARQUET_OPTIONS
+from nccleaner.model.products import float32_products
 from nccleaner.output.index.kinds import MEMORY_GB, Kind, plan_index
 from nccleaner.output.index.opening import MODALITIES
 from nccleaner.output.manifests import MANIFEST_FOLDER, REJECTED_FOLDER, write_manifest
@@ -99,23 +102,33 @@ class Finished:
         scoring = self._scoring_of
         scorer, none = scoring.scorer, pa.array([], pa.string())
 
-        def networks() -> None:
-            for shard, part in zip(self._shards, self._parts, strict=True):
-                score_part(
-                    shard,
-                    part,
-                    scorer,
-                    fitted_keys=none,
-                    device=scoring.device,
-                    max_tokens=self.config.model.max_tokens,
-                )
+        def networks(shard: Shard, part: FeaturePart) -> None:
+            score_part(
+                shard,
+                part,
+                scorer,
+                fitted_keys=none,
+                device=scoring.device,
+                max_tokens=self.config.model.max_tokens,
+            )
+
+        def all_networks() -> None:
+            threads = torch.get_num_threads()
+            with (
+                float32_products(rounded=True),
+                ThreadPoolExecutor(
+                    threads, initializer=torch.set_num_threads, initargs=(1,)
+                ) as pool,
+            ):
+                list(pool.map(networks, self._shards, self._parts))
+            torch.set_num_threads(threads)
 
         seconds = run_rounds(
-            {"score": lambda: score_again(self.root), "networks": networks}, rounds=rounds
+            {"score": lambda: score_again(self.root), "networks": all_networks}, rounds=rounds
         )
         return Row(
             "scoring from the cache",
-            "the scorer alone, on parts that are open",
+            "the scorer alone, on parts that are open, a thread a shard",
             "pairs",
             self.pairs,
             seconds["score"],

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nccleaner.model.products import float32_products
+from nccleaner.model.equal import where_equal
 
 # References of either kind; more of them change no figure.
 REFERENCES = 512
@@ -54,16 +54,15 @@ class Contrast:
             Log odds of the pair's caption against other captions of its image, and of its image
             against other images; higher = better matched, and 0 where there is no alternative.
         """
-        of_images, of_texts = _rounded(self.images), _rounded(self.texts)
+        of_images, of_texts = _rounded(self.images).T, _rounded(self.texts).T
         blocks = [images.new_zeros(0, 2)]
         for start in range(0, len(images), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
             image, text = _rounded(images[rows]), _rounded(texts[rows])
             own = (image * text).sum(dim=1, keepdim=True)  # [b, 1]
-            same = identities[rows, None] == self.identities  # [b, r]
-            # Nothing is lost: the factors are rounded already.
-            with float32_products(rounded=True):
-                to_others = image @ of_texts.T, text @ of_images.T  # [b, r] each
+            same = where_equal(identities[rows], self.identities)
+            # Whether products may round changes their speed alone: the factors are rounded already.
+            to_others = image @ of_texts, text @ of_images  # [b, r] each
             odds = [_log_odds(own, others, same) for others in to_others]
             blocks.append(torch.stack(odds, dim=1))
         return torch.cat(blocks)
@@ -75,12 +74,14 @@ def _rounded(embeddings: Tensor) -> Tensor:
 
 
 def _log_odds(
-    own: Float[Tensor, "b 1"], others: Float[Tensor, "b r"], same: Tensor
+    own: Float[Tensor, "b 1"], others: Float[Tensor, "b r"], same: tuple[Tensor, Tensor]
 ) -> Float[Tensor, " b"]:
     nearer = others.sub_(own)  # [b, r]
-    excluded = nearer.abs().lt(_SAME).logical_or_(same)
-    count = nearer.shape[1] - excluded.sum(dim=1)
+    nearer[same] = 0
+    excluded = nearer.abs().lt(_SAME).nonzero(as_tuple=True)
+    count = nearer.shape[1] - excluded[0].bincount(minlength=len(nearer))
+    nearer[excluded] = -torch.inf
     # Cosines differ by 2 at the most: no exponential is too large, or too small, for a float32.
-    ratios = nearer.mul_(_INVERSE_TEMPERATURE).exp_().masked_fill_(excluded, 0)
+    ratios = nearer.mul_(_INVERSE_TEMPERATURE).exp_()
     odds: Tensor = count.clamp(min=1).log() - ratios.sum(dim=1).log()
     return odds.where(count > 0, 0.0)

@@ -46,8 +46,9 @@ class RayEngine:
     that runs on this machine, else one that is started here and stopped at the end.
 
     An actor of a job with networks gets a GPU where the cluster has any, unless they are to run on
-    CPUs; else as many CPUs as this process has threads, on whose number the last bits of what
-    networks compute depend. An actor of any other job gets one CPU.
+    CPUs. Else, of a job that would be done in threads, it gets one CPU, and of any other as many as
+    this process has threads, on whose number the last bits of what networks compute depend. An
+    actor of a job without networks gets one CPU.
     """
 
     def __init__(self) -> None:
@@ -382,6 +383,8 @@ def _threads(job: Job[Item, Result]) -> int:
     """How many threads networks compute with in this process; 0 where there are none."""
     if job.device is None:
         return 0
+    if job.in_threads:
+        return 1
     import torch
 
     return torch.get_num_threads()

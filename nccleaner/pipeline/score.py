@@ -212,8 +212,8 @@ class _ScoringOfShards:
 
     @property
     def in_threads(self) -> bool:
-        """One set of networks serves all."""
-        return False
+        """On a CPU; a GPU is busy with one shard."""
+        return self.scoring.device == "cpu"
 
     def name(self, item: tuple[Shard, FeaturePart]) -> str:
         """Names a shard."""
@@ -221,10 +221,13 @@ class _ScoringOfShards:
 
     @contextmanager
     def open(self) -> Iterator[Work[tuple[Shard, FeaturePart], None]]:
-        """Reads which pairs the networks were trained on."""
+        """Loads the scorer, and reads which pairs the networks were trained on."""
+        from nccleaner.model.products import float32_products
+
         scoring = self.scoring
         if scoring.device == "cpu":
             keep_freed_memory()
+        scorer = scoring.scorer
         fitted = _keys_by_shard(read_checkpoint(scoring.workspace.pool))
         nothing = pa.array([], pa.string())
 
@@ -234,7 +237,7 @@ class _ScoringOfShards:
             table = score_part(
                 shard,
                 part.unread(),
-                scoring.scorer,
+                scorer,
                 fitted_keys=trained_on,
                 device=scoring.device,
                 max_tokens=scoring.description.config.model.max_tokens,
@@ -242,7 +245,9 @@ class _ScoringOfShards:
             write_scores(table, scoring.scores_path(shard), shard, scoring.identity)
             advance(part.report.samples)
 
-        yield score_shard
+        # The setting is the process's: threads that each set it, and set it back, would meet.
+        with float32_products(rounded=True):
+            yield score_shard
 
 
 def _keys_by_shard(pool: pa.Table) -> dict[str, pa.Array]:

@@ -6,17 +6,18 @@ None of it has seen the pair it judges, so it cannot have learned the mismatched
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from nccleaner.encoders.precision import fast_dtype
 from nccleaner.purify.neighbours import References
 from nccleaner.purify.ridge import FOLDS, RidgeMap, Standardiser
 
 _BLOCK_ROWS = 2048
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Frozen:
         return Frozen(self.images[index], self.texts[index], self.identities[index])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FrozenEvidence:
     """What frozen features say of a pair: two cosines of the ridge map, two of the neighbours.
 
@@ -101,18 +102,23 @@ class FrozenEvidence:
         Directions are rounded to bfloat16 where the hardware computes with it.
         """
         width = self.of_images.mean.shape[-1]
-        dtype = fast_dtype(str(pairs.images.device))
+        ridge, references = self._fast
         blocks = [pairs.images.new_zeros(0, 4)]
         for start in range(0, len(pairs.images), _BLOCK_ROWS):
             block = pairs.take(slice(start, start + _BLOCK_ROWS))
-            images = F.normalize(self.of_images(block.images[:, :width])).to(dtype)
-            texts = F.normalize(self.of_texts(block.texts)).to(dtype)
-            cosines = self.ridge.cosines(images, texts, folds=block.identities % FOLDS)
-            agreement = self.references.agreement(
+            images = _directions(self.of_images(block.images[:, :width])).to(ridge.to_text.dtype)
+            texts = _directions(self.of_texts(block.texts)).to(ridge.to_image.dtype)
+            cosines = ridge.cosines(images, texts, folds=block.identities % FOLDS)
+            agreement = references.agreement(
                 images, texts, identities=block.identities, neighbours=self.neighbours
             )
             blocks.append(torch.stack([*cosines, *agreement], dim=1))
         return torch.cat(blocks)
+
+    @cached_property
+    def _fast(self) -> tuple[RidgeMap, References]:
+        dtype = fast_dtype(str(self.references.images.device))
+        return self.ridge.to(dtype), self.references.to(dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns what `from_tensors` needs, for a file."""
@@ -150,3 +156,9 @@ class FrozenEvidence:
             ),
             int(tensors["neighbours"]),
         )
+
+
+def _directions(rows: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
+    """Brings rows to length 1, in place."""
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows.div_(lengths.clamp(min=_NOTHING))

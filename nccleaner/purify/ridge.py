@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 FOLDS = 5
 _SMALL_SCALE = 1e-2
+_NOTHING = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Standardiser:
 
     def __call__(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
         """Standardises rows."""
-        return (features - self.mean) / self.scale
+        return (features - self.mean).div_(self.scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,10 @@ class RidgeMap:
 
     to_text: Float[Tensor, "k f l"]
     to_image: Float[Tensor, "k l f"]
+
+    def to(self, dtype: torch.dtype) -> RidgeMap:
+        """Returns the same maps in another type, in which products then are."""
+        return RidgeMap(self.to_text.to(dtype), self.to_image.to(dtype))
 
     @staticmethod
     def fit(
@@ -93,20 +97,22 @@ class RidgeMap:
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         """Returns the cosines of caption and mapped image, and of image and mapped caption.
 
-        Products are in the type of the features; their length does not matter.
+        Features are in the type of the maps; their length does not matter.
         """
-        to_text, to_image = self.to_text.to(images.dtype), self.to_image.to(texts.dtype)
         in_text, in_image = images.new_zeros(2, len(images), dtype=torch.float32)
         for fold in range(FOLDS):
             rows = torch.nonzero(folds == fold)[:, 0]
             image, text = images[rows], texts[rows]
-            in_text[rows] = _cosines(image @ to_text[fold], text)
-            in_image[rows] = _cosines(text @ to_image[fold], image)
+            in_text[rows] = _cosines(image @ self.to_text[fold], text)
+            in_image[rows] = _cosines(text @ self.to_image[fold], image)
         return in_text, in_image
 
 
 def _cosines(mapped: Float[Tensor, "n f"], rows: Float[Tensor, "n f"]) -> Float[Tensor, " n"]:
-    return F.cosine_similarity(mapped.float(), rows.float())
+    mapped, rows = mapped.float(), rows.float()
+    lengths = torch.linalg.vector_norm(mapped, dim=1) * torch.linalg.vector_norm(rows, dim=1)
+    cosines: Tensor = mapped.mul_(rows).sum(dim=1) / lengths.clamp(min=_NOTHING)
+    return cosines
 
 
 def _solve(

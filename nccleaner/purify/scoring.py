@@ -23,13 +23,14 @@ from nccleaner.files import replace_file
 from nccleaner.model.contrast import REFERENCES, Contrast
 from nccleaner.model.mfsr import MainNet
 from nccleaner.model.mscn import MetaNet
+from nccleaner.model.products import float32_products
 from nccleaner.purify.frozen import Frozen, FrozenEvidence
 from nccleaner.purify.judge import Judges
 from nccleaner.purify.scorer_file import LAYOUT, damaged, read_description, scorer_identity
 from nccleaner.purify.siblings import Siblings
 from nccleaner.train.networks import Architecture, build_networks, read_own_backbone
 from nccleaner.train.objective import pair_logits
-from nccleaner.train.pairs import Features, Pairs
+from nccleaner.train.pairs import Features, Pairs, rows_of
 
 Scores = npt.NDArray[np.float32]
 
@@ -142,19 +143,20 @@ class Scorer:
         """Gathers the evidence of pairs.
 
         Args:
-            features: What `pairs` point into; every row of it is embedded once.
+            features: What `pairs` point into. A row that several pairs share is embedded once if
+                they follow each other.
             pairs: What to look at.
             identities: A number from the content of each image of `features`.
         """
         assert self.contrast is not None, "alternatives are found before evidence is gathered"
-        images = self._parts("image", features.images)
-        texts = self._parts("text", features.texts)
         cosines, logits, contrast = [], [], []
-        for block in _blocks(pairs):
-            image, text = images[block.image_rows], texts[block.text_rows]
-            cosines.append((image * text).sum(dim=2))
-            logits.append(self._logits(image, text))
-            contrast.append(self._contrast(image, text, identities[block.image_rows]))
+        with float32_products(rounded=True):
+            for block in _blocks(pairs):
+                image = self._parts_of("image", features.images, block.image_rows)
+                text = self._parts_of("text", features.texts, block.text_rows)
+                cosines.append((image * text).sum(dim=2))
+                logits.append(self._logits(image, text))
+                contrast.append(self._contrast(image, text, identities[block.image_rows]))
         siblings = None
         if self.siblings and self.frozen is not None:
             among = Siblings.among(pairs, features.texts, self.frozen.of_texts)
@@ -265,6 +267,15 @@ class Scorer:
             judges=Judges.from_json(description["judges"]),
             tokenizer=description["tokenizer"],
         )
+
+    def _parts_of(
+        self, modality: Literal["image", "text"], stored: Tensor, rows: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b nets d"]:
+        """Returns the parts of some rows, each computed once however often it is named."""
+        distinct, places = torch.unique(rows, return_inverse=True)
+        if len(distinct) == len(rows):
+            return self._parts(modality, rows_of(stored, rows, rows.device))
+        return self._parts(modality, rows_of(stored, distinct, rows.device))[places]
 
     def _parts(self, modality: Literal["image", "text"], rows: Tensor) -> Float[Tensor, "n nets d"]:
         """Returns the semantic part that each network makes of images or of captions.

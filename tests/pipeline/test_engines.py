@@ -9,6 +9,7 @@ from pathlib import Path
 
 import loky
 import pytest
+import torch
 
 from nccleaner.errors import RunError
 from nccleaner.pipeline.engines import Advance, LocalEngine, Work
@@ -80,6 +81,31 @@ def test_a_job_for_one_thread_does_one_item_after_the_other() -> None:
     assert list(LocalEngine().run(job, range(6), counter)) == [i**2 for i in range(6)]
     assert job.done == list(range(6))
     assert counter.count == 6 * UNITS
+
+
+def test_networks_compute_with_one_thread_where_items_are_done_at_once() -> None:
+    before, counts, barrier = torch.get_num_threads(), [], threading.Barrier(2, timeout=60)
+
+    class Counting(Meeting):
+        device = "cpu"
+
+        @contextmanager
+        def open(self) -> Iterator[Work[int, int]]:
+            def count(item: int, advance: Advance) -> int:
+                barrier.wait()
+                counts.append((threading.get_ident(), torch.get_num_threads()))
+                return item
+
+            yield count
+
+    torch.set_num_threads(2)
+    try:
+        assert list(LocalEngine().run(Counting(), range(6), Counter())) == list(range(6))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert len({thread for thread, _ in counts}) == 2
+    assert {threads for _, threads in counts} == {1}
 
 
 def test_an_error_in_a_thread_ends_the_job() -> None:

@@ -57,7 +57,7 @@ def test_rounded_directions_change_little(references):
     identities = torch.arange(40)
 
     exact = references.agreement(images, texts, identities=identities, neighbours=10)
-    rounded = references.agreement(
+    rounded = references.to(torch.bfloat16).agreement(
         images.bfloat16(), texts.bfloat16(), identities=identities, neighbours=10
     )
 
