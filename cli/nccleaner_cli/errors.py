@@ -1,13 +1,15 @@
-"""How a command ends: 0 done, 1 failed, 2 used wrongly, 130 interrupted by the user."""
+"""How a command ends: 0 done, 1 failed, 2 used wrongly, 130 by Ctrl-C, 143 by SIGTERM."""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import click
 
@@ -17,6 +19,24 @@ from nccleaner_cli.text import escape_controls, one_line
 FAILED = 1
 WRONG_USAGE = 2
 INTERRUPTED = 130
+TERMINATED = 143
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class TerminatedError(KeyboardInterrupt):
+    """Raised where SIGTERM finds the process."""
+
+
+def end_in_order() -> None:
+    """Makes SIGTERM, of a batch system for example, end the process as Ctrl-C does.
+
+    What it had started then ends first, and leaves no semaphores behind. Processes of torchrun,
+    which ends them by this signal, are left alone: they may wait for each other where no exception
+    arrives.
+    """
+    if which_process() is None:
+        signal.signal(signal.SIGTERM, _raise_terminated)
 
 
 @contextmanager
@@ -28,9 +48,9 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        _tell("Interrupted", "Run the same command again: shards that are done are not done twice.")
-        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt as error:
+        _tell("Interrupted", "Run the same command again: finished work is not done twice.")
+        sys.exit(TERMINATED if isinstance(error, TerminatedError) else INTERRUPTED)
     except NccleanerError as error:
         if debug:
             _show_traceback(error)
@@ -42,7 +62,7 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
         _tell("Error", f"{type(error).__name__}: {error}".removesuffix(": "))
         if debug:
             _show_traceback(error)
-        elif os.strerror(errno.ENOSPC) in str(error):  # whichever library wrote
+        elif any(os.strerror(code) in str(error) for code in _NO_ROOM):  # whichever library wrote
             _tell("Next", "Make room on the disk, then run again: finished work is not done twice.")
         else:
             _tell("Next", "Run again with --debug to see where; finished work is not done twice.")
@@ -56,6 +76,10 @@ def which_process() -> int | None:
     """
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     return int(os.environ.get("RANK", "0")) if several else None
+
+
+def _raise_terminated(_signal: int, _frame: FrameType | None) -> None:
+    raise TerminatedError
 
 
 def _tell(label: str, text: str) -> None:

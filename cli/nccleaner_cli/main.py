@@ -9,6 +9,8 @@ from importlib import import_module
 
 import click
 
+from nccleaner_cli.errors import end_in_order
+
 _COMMANDS = {
     "download": "Fetch the images of a list of URLs and captions, as shards.",
     "fit": "Learn from trusted pairs which of the others are mismatched.",
@@ -81,6 +83,7 @@ def main() -> None:
     # Threads of OpenMP that spin while they wait take the core from the ones they wait for: beside
     # one other busy process a training step took 2 to 6 times as long. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    end_in_order()
     cli(prog_name="nccleaner")
 
 

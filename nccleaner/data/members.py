@@ -16,6 +16,8 @@ READ_SUFFIXES = frozenset((*IMAGE_SUFFIXES, "txt", "json"))
 # the same, or their members would mix.
 NAME_ERRORS = "backslashreplace"
 
+# What Python makes of such bytes unless told otherwise (PEP 383).
+_STRAY_BYTE = re.compile("[\udc80-\udcff]")
 # webdataset, `base_plus_ext`.
 _NAME = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$", re.DOTALL)
 # webdataset, `tar_file_iterator(skip_meta=...)`: its own notes about the archive.
@@ -62,8 +64,14 @@ class Group:
 
 
 def readable_name(name: str) -> str:
-    """Writes a name of the file system, with bytes that are no UTF-8, as text that fits tables."""
-    return name.encode("utf-8", NAME_ERRORS).decode()
+    r"""Writes a name as Python reads it, with bytes that are no UTF-8, as text that fits tables.
+
+    The byte, `\udcff` to Python, becomes `\xff`, as in a name that was read with `NAME_ERRORS`.
+    """
+    if name.isascii():
+        return name
+    bytes_written = _STRAY_BYTE.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", name)
+    return bytes_written.encode("utf-8", NAME_ERRORS).decode()
 
 
 def split_name(name: str) -> tuple[str, str] | None:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nccleaner.data.members import readable_name
 from nccleaner.errors import InputError, RunError
 from nccleaner.files import refuse_links
 from nccleaner.identity import hash_pair, hash_pairs
@@ -196,7 +197,9 @@ def _read(path: Path) -> npt.NDArray[np.void]:
 
 
 def _hash(shards: Iterable[str], keys: Iterable[str]) -> npt.NDArray[np.void]:
-    return to_numbers(b"".join(starmap(hash_pair, zip(shards, keys, strict=True))))
+    # webdataset leaves bytes that are no UTF-8 as Python reads them; manifests write them out.
+    written = map(readable_name, keys)
+    return to_numbers(b"".join(starmap(hash_pair, zip(shards, written, strict=True))))
 
 
 def _name(sample: Mapping[str, object]) -> tuple[str, str]:

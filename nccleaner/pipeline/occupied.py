@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -30,11 +31,21 @@ def occupied(folder: Path) -> Iterator[None]:
         folder: A run directory, or where results of another data set go; made where missing.
 
     Raises:
-        RunError: Another process works there, the message says which; or there are links in it.
+        RunError: Another process works there, the message says which; or there are links in it, or
+            it cannot be written to.
     """
     refuse_links(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _take(folder / LOCK) as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _take(folder / LOCK)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise RunError(
+            f"{folder} cannot be written to: {error.strerror}.",
+            "Work on a copy of it, or give another folder.",
+        ) from error
+    with lock as file:
         _sign(file)
         try:
             remove_leftovers(folder)

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import click
@@ -47,7 +49,7 @@ def command_that_raises(error: BaseException | None) -> click.Command:
         (
             KeyboardInterrupt(),
             130,
-            "Interrupted: Run the same command again: shards that are done are not done twice.\n",
+            "Interrupted: Run the same command again: finished work is not done twice.\n",
         ),
         (
             InputError("shard \x1b[2J\nis bad.", ""),
@@ -61,6 +63,31 @@ def test_errors_are_lines_and_exit_codes(error, code, told):
     assert result.exit_code == code
     assert result.stderr == f"working\n{told}"
     assert result.stdout == ""
+
+
+_TERMINATED = """
+import os, signal, time
+from nccleaner.data.decoding import DecodePool
+from nccleaner.records import ImageSpec, Limits
+from nccleaner_cli.errors import end_in_order, exit_codes
+
+limits = Limits(max_image_pixels=9, max_caption_chars=9, decode_timeout_s=9, max_member_bytes=9)
+end_in_order()
+with exit_codes(debug=False), DecodePool(workers=2) as pool:
+    list(pool.decode([("a", b"no image")], spec=ImageSpec(size_px=32), limits=limits))
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_sigterm_ends_decoders_too_and_in_one_line():
+    ended = subprocess.run(
+        [sys.executable, "-c", _TERMINATED], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert ended.returncode == 143
+    assert ended.stderr == (
+        "Interrupted: Run the same command again: finished work is not done twice.\n"
+    )
 
 
 @pytest.mark.parametrize("error", [NccleanerError("Failed.", "Do it."), ValueError("bad \x1b[2J")])

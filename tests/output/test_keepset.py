@@ -1,5 +1,6 @@
 import gc
 import io
+import os
 import pickle
 import tarfile
 from itertools import compress
@@ -15,8 +16,11 @@ import webdataset
 from builders import make_rows, write_parquet_shard, write_webdataset_shard
 from purged import purge
 
+from nccleaner.data.locations import find_shards
+from nccleaner.data.reading import ShardReading
 from nccleaner.errors import InputError, RunError
 from nccleaner.output.keepset import KeepSet
+from nccleaner.records import Limits
 
 KEYS = [f"{i:09d}" for i in range(40)]
 KEEP = [i % 3 == 0 for i in range(40)]
@@ -32,7 +36,7 @@ def run(tmp_path: Path) -> Path:
 def write_tar(path: Path, keys: list[str]) -> None:
     with tarfile.open(path, "w") as tar:
         for key in keys:
-            for suffix, content in (("jpg", b"image"), ("txt", key.encode())):
+            for suffix, content in (("jpg", b"image"), ("txt", os.fsencode(key))):
                 member = tarfile.TarInfo(f"{key}.{suffix}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
@@ -54,6 +58,22 @@ def test_webdataset_selects_by_it(run: Path, tmp_path: Path) -> None:
     shards = str(tmp_path / "{00000..00001}.tar")
     dataset = webdataset.WebDataset(shards, shardshuffle=False).select(KeepSet(run))
     assert [s["__key__"] for s in dataset] == list(compress(KEYS, KEEP)) * 2
+    gc.collect()  # webdataset leaves closing its files to the collector
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_webdataset_selects_keys_that_are_not_utf8(tmp_path: Path) -> None:
+    """webdataset yields `a\\udcff` where the manifest has `a\\xff`."""
+    names = [os.fsdecode(b"a\xff"), os.fsdecode(b"a\xfe"), "sch\xf6n"]
+    write_tar(tmp_path / "00000.tar", names)
+    shard = find_shards(tmp_path / "00000.tar")[0]
+    limits = Limits(10**8, 1000, 10.0, 10**8)
+    keys = [sample.key for sample in ShardReading(shard, limits=limits)]
+    keep = [True, False, True]
+    purge(tmp_path / "run" / "clean", pa.table({"a": keys}), keys=keys, keep=keep, shard="00000")
+    dataset = webdataset.WebDataset(str(tmp_path / "00000.tar"), shardshuffle=False)
+    kept = [sample["__key__"] for sample in dataset.select(KeepSet(tmp_path / "run"))]
+    assert kept == list(compress(names, keep))
     gc.collect()  # webdataset leaves closing its files to the collector
 
 

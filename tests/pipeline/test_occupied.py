@@ -1,9 +1,13 @@
 """Two processes and one run directory."""
 
+import errno
+import os
+import re
 import signal
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +50,17 @@ def test_a_process_that_was_killed_keeps_nobody_out(holder, tmp_path, end):
     with occupied(tmp_path):
         pass
     assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, code, monkeypatch):
+    def refuse(path, *_, **__):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    said = re.escape(f"{tmp_path} cannot be written to: {os.strerror(code)}")
+    with pytest.raises(RunError, match=said), occupied(tmp_path):
+        pass
 
 
 def test_a_stopped_process_still_holds_its_folder(holder, tmp_path):
