@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from generated import GeneratedRun
+from loky import cpu_count
 from rounds import Row, peak_memory, run_rounds
 
 from nccleaner.config import RunConfig
@@ -110,18 +111,23 @@ class Finished:
                 fitted_keys=none,
                 device=scoring.device,
                 max_tokens=self.config.model.max_tokens,
+                advance=lambda _: None,
             )
 
         def all_networks() -> None:
             threads = torch.get_num_threads()
-            with (
-                float32_products(rounded=True),
-                ThreadPoolExecutor(
-                    threads, initializer=torch.set_num_threads, initargs=(1,)
-                ) as pool,
-            ):
-                list(pool.map(networks, self._shards, self._parts))
-            torch.set_num_threads(threads)
+            try:
+                with (
+                    float32_products(rounded=True),
+                    ThreadPoolExecutor(
+                        min(threads, cpu_count()),
+                        initializer=torch.set_num_threads,
+                        initargs=(1,),
+                    ) as pool,
+                ):
+                    list(pool.map(networks, self._shards, self._parts))
+            finally:
+                torch.set_num_threads(threads)
 
         seconds = run_rounds(
             {"score": lambda: score_again(self.root), "networks": all_networks}, rounds=rounds

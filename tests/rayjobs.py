@@ -27,6 +27,7 @@ class Numbering:
         deaths: How many processes an item kills, half-way.
         fails: Items that fail.
         device: What it says that it computes on.
+        in_threads: Whether threads might do items.
     """
 
     folder: Path
@@ -34,14 +35,11 @@ class Numbering:
     deaths: dict[int, int] = field(default_factory=dict)
     fails: dict[int, Exception] = field(default_factory=dict)
     device: str | None = None
+    in_threads: bool = False
 
     @property
     def folders(self) -> tuple[Path, ...]:
         return (self.folder,)
-
-    @property
-    def in_threads(self) -> bool:
-        return False
 
     def name(self, item: int) -> str:
         return f"number {item}"

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Literal, Protocol, TypeAlias, TypeVar, get_args
 
 from nccleaner.errors import MissingDependencyError, UsageError
@@ -26,10 +27,10 @@ Result = TypeVar("Result")
 Item_contra = TypeVar("Item_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 
-# What threads gain ends where the disk and the interpreter are busy; those with networks hold a
-# quarter of a gigabyte each.
+# What threads gain ends where the disk and the interpreter are busy.
 _MOST_THREADS = 8
-_MOST_WITH_NETWORKS = 32
+# Each holds what an item needs: of a shard of 10,000 pairs some 0.2 GB.
+_MOST_WITH_NETWORKS = 16
 
 # Takes how many units, samples mostly, are done since the last call.
 Advance: TypeAlias = Callable[[int], None]
@@ -53,7 +54,8 @@ class Job(Protocol[Item_contra, Result_co]):
     def in_threads(self) -> bool:
         """Whether several threads may do items at once, by what one `open` gave.
 
-        Networks then compute with one thread for an item, here or elsewhere.
+        Networks on a CPU then compute with one thread for an item, here or elsewhere; on a GPU one
+        item is done after the other all the same.
         """
         ...
 
@@ -95,19 +97,27 @@ class LocalEngine:
             remove_leftovers(folder)
         if items:
             with job.open() as work:
-                if not job.in_threads:
+                if not job.in_threads or not _on_cpu(job.device):
                     for item in items:
                         yield work(item, advance)
                 elif job.device is None:
-                    yield from _run_in_threads(work, items, advance, _MOST_THREADS)
+                    yield from _run_in_threads(work, items, advance, most=_MOST_THREADS)
                 else:
-                    with _networks_in_one_thread() as (most, begin):
-                        yield from _run_in_threads(work, items, advance, most, begin)
+                    yield from _run_networks_in_threads(work, items, advance)
 
 
-@contextmanager
-def _networks_in_one_thread() -> Iterator[tuple[int, Callable[[], None]]]:
-    """Yields how many threads PyTorch would use, and what makes it use one in a thread.
+def _on_cpu(device: str | None) -> bool:
+    if device is None:
+        return True
+    from nccleaner.pipeline.backbones import resolve_device
+
+    return resolve_device(device) == "cpu"
+
+
+def _run_networks_in_threads(
+    work: Work[Item, Result], items: Sequence[Item], advance: Advance
+) -> Iterator[Result]:
+    """Does items in as many threads as PyTorch would use, and lets it use one in each.
 
     Threads that each do an item of their own do not wait for each other, as those do that share
     every operator.
@@ -116,7 +126,13 @@ def _networks_in_one_thread() -> Iterator[tuple[int, Callable[[], None]]]:
 
     threads = torch.get_num_threads()
     try:
-        yield min(threads, _MOST_WITH_NETWORKS), lambda: torch.set_num_threads(1)
+        yield from _run_in_threads(
+            work,
+            items,
+            advance,
+            most=min(threads, _MOST_WITH_NETWORKS),
+            begin=partial(torch.set_num_threads, 1),
+        )
     finally:
         torch.set_num_threads(threads)  # what a thread sets holds for all that are yet to come
 
@@ -125,10 +141,13 @@ def _run_in_threads(
     work: Work[Item, Result],
     items: Sequence[Item],
     advance: Advance,
+    *,
     most: int,
-    begin: Callable[[], None] = lambda: None,
+    begin: Callable[[], None] | None = None,
 ) -> Iterator[Result]:
     """Does items at once; few results wait, as those that are too early are held back.
+
+    Where it ends before its time, what is being done ends when it next tells of progress.
 
     Args:
         work: Does one item.
@@ -139,9 +158,11 @@ def _run_in_threads(
     """
     from loky import cpu_count
 
-    lock = Lock()
+    lock, ended = Lock(), Event()
 
     def advance_alone(count: int) -> None:
+        if ended.is_set():
+            raise CancelledError
         with lock:
             advance(count)
 
@@ -156,6 +177,7 @@ def _run_in_threads(
             while waiting:
                 yield waiting.popleft().result()
         finally:
+            ended.set()
             for future in waiting:
                 future.cancel()
 

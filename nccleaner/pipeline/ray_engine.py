@@ -380,10 +380,11 @@ class _Pool(Generic[Item, Result]):
 
 
 def _threads(job: Job[Item, Result]) -> int:
-    """How many threads networks compute with in this process; 0 where there are none."""
+    """How many threads networks compute with, here or in an actor; 0 where there are none."""
     if job.device is None:
         return 0
-    if job.in_threads:
+    on_gpus = _Slots.of_cluster(threads=1, gpu=job.device != "cpu").gpus
+    if job.in_threads and not on_gpus:
         return 1
     import torch
 

@@ -212,8 +212,8 @@ class _ScoringOfShards:
 
     @property
     def in_threads(self) -> bool:
-        """On a CPU; a GPU is busy with one shard."""
-        return self.scoring.device == "cpu"
+        """Networks and pool are only read."""
+        return True
 
     def name(self, item: tuple[Shard, FeaturePart]) -> str:
         """Names a shard."""
@@ -241,9 +241,9 @@ class _ScoringOfShards:
                 fitted_keys=trained_on,
                 device=scoring.device,
                 max_tokens=scoring.description.config.model.max_tokens,
+                advance=advance,
             )
             write_scores(table, scoring.scores_path(shard), shard, scoring.identity)
-            advance(part.report.samples)
 
         # The setting is the process's: threads that each set it, and set it back, would meet.
         with float32_products(rounded=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +83,7 @@ def score_part(
     fitted_keys: pa.Array,
     device: str,
     max_tokens: int,
+    advance: Callable[[int], None],
 ) -> pa.Table:
     """Scores one shard: one row a sample, rejects without scores.
 
@@ -93,6 +94,7 @@ def score_part(
         fitted_keys: Keys of the shard's samples that the networks were trained on.
         device: Where to compute.
         max_tokens: Of a caption, where captions come as tokens.
+        advance: Takes how many samples are done since the last call.
 
     Raises:
         RunError: Features or scores are not finite.
@@ -108,6 +110,7 @@ def score_part(
         features_of(part, scorer, device=device, max_tokens=max_tokens),
         pairs,
         identities=identities,
+        advance=advance,
     )
     if not evidence.is_finite:
         raise RunError(
@@ -116,6 +119,7 @@ def score_part(
             "Run `nccleaner fit` again.",
         )
     scores = scorer.score(evidence, fitted=fitted[chosen])
+    advance(len(chosen) - len(pairs))
 
     def column(values: npt.NDArray[np.float32]) -> pa.Array:
         spread = np.zeros(len(chosen), dtype=np.float32)

@@ -73,6 +73,11 @@ def train_networks(
         if training.epoch:
             reporter.note(_say_resumed(training.epoch, epochs))
             advance(count * steps * training.epoch)
+        elif epochs > config.train.epochs:
+            reporter.note(
+                f"{epochs} epochs instead of {config.train.epochs}: train.min_steps is "
+                f"{config.train.min_steps}, and an epoch of this pool has {steps}."
+            )
         for report in training.epochs(lambda: advance(1)):
             if best is None or report.selection > best.selection:
                 best = Best(report.epoch, report.selection, best_networks(training))

@@ -152,7 +152,8 @@ def embed_samples(scoring: Scoring, part: FeaturePart, modality: Modality, rows:
         rows: Which of its samples, n values; only pairs have features.
 
     Returns:
-        Vectors [n, dim] of length 1; the inner product of the two of a pair is its `similarity`.
+        Vectors [n, dim] of length 1; the inner product of the two of a pair is its `similarity`,
+            to 1e-4 where the hardware computes with bfloat16.
     """
     import torch
 

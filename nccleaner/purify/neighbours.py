@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from nccleaner.model.equal import where_equal
 
+_BLOCK_ROWS = 2048
 # Rows whose cosines with all references stay in a core's cache while they are passed over.
 _CACHED_ROWS = 128
-_BLOCK_ROWS = 2048
 _MOST = 0.5
 _NOTHING = 1e-12
 
@@ -82,6 +82,7 @@ class References:
             shows another image or none stands out.
         """
         height = NormalDist().inv_cdf(1 - min(neighbours / len(self.identities), _MOST))
+        step = _CACHED_ROWS if images.device.type == "cpu" else _BLOCK_ROWS
         by_image, by_text = [], []
         for start in range(0, len(images), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
@@ -89,7 +90,7 @@ class References:
             to_all_texts = texts[rows] @ self.texts.T  # [b, r]
             for own, *products in zip(
                 *(
-                    torch.split(of_rows, _CACHED_ROWS)
+                    torch.split(of_rows, step)
                     for of_rows in (identities[rows], to_all_images, to_all_texts)
                 ),
                 strict=True,
@@ -110,12 +111,12 @@ class References:
     ) -> Float[Tensor, " b"]:
         passed_over = same[0].bincount(minlength=len(near))
         others = (near.shape[1] - passed_over).clamp(min=1)[:, None]  # [b, 1]
-        # A product with ones takes half the time of a sum along rows.
-        mean = (near @ torch.ones_like(self.weights))[:, None] / others
+        mean = near.sum(dim=1, keepdim=True) / others
         squares = torch.linalg.vector_norm(near, dim=1, keepdim=True).square() / others
         deviation = (squares - mean.square()).clamp(min=0).sqrt()
         say = (near - (mean + height * deviation)).relu_()  # [b, r]
         say[same] = 0
-        total = (say @ self.weights).clamp(min=_NOTHING)
-        agreement: Tensor = (say.mul_(compared) @ self.weights) / total
+        # Sums, not products with a vector, whose factors `float32_products` may round.
+        total = say.mul_(self.weights).sum(dim=1).clamp(min=_NOTHING)
+        agreement: Tensor = say.mul_(compared).sum(dim=1) / total
         return agreement

@@ -7,7 +7,7 @@ indexes. The object is one safetensors file; nothing in it executes when it is r
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,6 +37,10 @@ Scores = npt.NDArray[np.float32]
 # Rounds in which siblings are weighed by what the last one made of them.
 SIBLING_ROUNDS = 2
 _BLOCK_ROWS = 2048
+
+
+def _ignore(count: int) -> None:
+    del count
 
 
 class Evidence(NamedTuple):
@@ -115,7 +119,8 @@ class Scorer:
     def embed_images(self, images: Tensor) -> Float[Tensor, "n nets*d"]:
         """Embeds images, [n, f]; rows have length 1.
 
-        The inner product with a row of `embed_texts` is the pair's `similarity`.
+        The inner product with a row of `embed_texts` is the pair's `similarity`, to 1e-4 where the
+        hardware computes with bfloat16.
         """
         return _joined(self._parts("image", images))
 
@@ -138,18 +143,24 @@ class Scorer:
 
     @torch.inference_mode()
     def gather(
-        self, features: Features, pairs: Pairs, *, identities: Int[Tensor, " images"]
+        self,
+        features: Features,
+        pairs: Pairs,
+        *,
+        identities: Int[Tensor, " images"],
+        advance: Callable[[int], None] = _ignore,
     ) -> Evidence:
         """Gathers the evidence of pairs.
 
         Args:
-            features: What `pairs` point into. A row that several pairs share is embedded once if
-                they follow each other.
+            features: What `pairs` point into. A row is embedded once in a block of pairs that
+                share it.
             pairs: What to look at.
             identities: A number from the content of each image of `features`.
+            advance: Takes how many pairs are done since the last call.
         """
         assert self.contrast is not None, "alternatives are found before evidence is gathered"
-        cosines, logits, contrast = [], [], []
+        cosines, logits, contrast, frozen = [], [], [], []
         with float32_products(rounded=True):
             for block in _blocks(pairs):
                 image = self._parts_of("image", features.images, block.image_rows)
@@ -157,6 +168,8 @@ class Scorer:
                 cosines.append((image * text).sum(dim=2))
                 logits.append(self._logits(image, text))
                 contrast.append(self._contrast(image, text, identities[block.image_rows]))
+                frozen.append(self._frozen_evidence(features, block, identities))
+                advance(len(block))
         siblings = None
         if self.siblings and self.frozen is not None:
             among = Siblings.among(pairs, features.texts, self.frozen.of_texts)
@@ -169,7 +182,7 @@ class Scorer:
                 for net in range(len(self.networks))
             ),
             _cat(contrast, 2).cpu().numpy(),
-            self._frozen_evidence(features, pairs, identities).cpu().numpy(),
+            _cat(frozen, 0 if self.frozen is None else 4).cpu().numpy(),
             siblings,
         )
 
@@ -314,16 +327,14 @@ class Scorer:
         assert self.contrast is not None
         return self.contrast.of(_joined(images), _joined(texts), identities)
 
-    def _frozen_evidence(self, features: Features, pairs: Pairs, identities: Tensor) -> Tensor:
-        device = pairs.image_rows.device
+    def _frozen_evidence(
+        self, features: Features, pairs: Pairs, identities: Int[Tensor, " images"]
+    ) -> Float[Tensor, "b e"]:
         if self.frozen is None:
-            return torch.zeros(len(pairs), 0, device=device)
-        blocks = []
-        for block in _blocks(pairs):
-            images, texts = features.of(block)
-            rows = Frozen(images.float(), texts.float(), identities[block.image_rows])
-            blocks.append(self.frozen.of(rows))
-        return torch.cat([torch.zeros(0, 4, device=device), *blocks])
+            return torch.zeros(len(pairs), 0, device=pairs.image_rows.device)
+        images, texts = features.of(pairs)
+        rows = Frozen(images.float(), texts.float(), identities[pairs.image_rows])
+        return self.frozen.of(rows)
 
 
 def network_tensors(networks: Sequence[tuple[MainNet, MetaNet]]) -> dict[str, Tensor]:

@@ -119,6 +119,31 @@ def test_an_error_in_a_thread_ends_the_job() -> None:
         next(results)
 
 
+def test_what_is_being_done_ends_when_the_job_ends_before_its_time() -> None:
+    finished, barrier = [], threading.Barrier(2, timeout=60)
+
+    class Long(Meeting):
+        @contextmanager
+        def open(self) -> Iterator[Work[int, int]]:
+            def wait(item: int, advance: Advance) -> int:
+                barrier.wait()
+                if item == 0:
+                    raise RunError("Zero.", "Take one.")
+                for _ in range(600):
+                    time.sleep(0.1)
+                    advance(1)
+                finished.append(item)
+                return item
+
+            yield wait
+
+    start = time.monotonic()
+    with pytest.raises(RunError, match="Zero"):
+        list(LocalEngine().run(Long(), range(2), Counter()))
+    assert time.monotonic() - start < 30
+    assert finished == []
+
+
 def test_results_wait_for_who_takes_them() -> None:
     job = Meeting()
     results = LocalEngine().run(job, range(100), Counter())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from ray.cluster_utils import Cluster
 from rayjobs import UNITS, Numbering
 
@@ -24,7 +25,7 @@ from nccleaner.errors import (
 )
 from nccleaner.pipeline import ray_engine
 from nccleaner.pipeline.engines import LocalEngine, open_engine
-from nccleaner.pipeline.ray_engine import RayEngine
+from nccleaner.pipeline.ray_engine import RayEngine, _threads
 
 TESTS = Path(__file__).resolve().parents[1]
 SMALL = {"object_store_memory": 100_000_000, "include_dashboard": False}
@@ -212,6 +213,14 @@ def runs(fitted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for made in ("features", "scores", "clean", "embeddings"):
             shutil.rmtree(folder / name / made, ignore_errors=True)
     return {name: folder / name for name in ("local", "ray")}
+
+
+def test_a_gpu_is_not_asked_for_where_the_command_was_typed(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    for device in ("cuda", "auto", "cpu"):
+        assert _threads(Numbering(tmp_path, device=device, in_threads=True)) == 1
+        assert _threads(Numbering(tmp_path, device=device)) == torch.get_num_threads()
 
 
 def test_features_and_scores_have_the_same_bytes(

@@ -6,6 +6,7 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from builders import write_parquet_shard, write_webdataset_shard
 
 import nccleaner
@@ -89,6 +90,20 @@ def test_shards_of_other_names_join_those_of_the_run(run, clipart, tmp_path):
     assert {path: time for path, time in mtimes(run / "scores").items() if path in before} == before
     assert summary.samples == 260
     assert nccleaner.KeepSet(run)({"shard": "00007", "key": "nothing"}) is False
+
+
+def test_scores_do_not_depend_on_the_number_of_threads(run):
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            shutil.rmtree(run / "scores")
+            nccleaner.score(run)
+            found.append({path.name: path.read_bytes() for path in (run / "scores").iterdir()})
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found[0]) > 1
+    assert found[0] == found[1]
 
 
 def test_missing_scores_are_made_again_and_equal(run):

@@ -43,6 +43,19 @@ def test_layers_of_cudnn_repeat_and_are_as_precise_as_was_asked(tmp_path, precis
     assert (cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32) == before
 
 
+@pytest.mark.parametrize("min_steps", [0, 10_000])
+def test_more_epochs_than_were_asked_for_are_explained(tmp_path, min_steps):
+    class Hasty(Listener):
+        def _advance(self, count):
+            raise KeyboardInterrupt
+
+    listener = Hasty()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, listener, config=small(train={"epochs": 3, "min_steps": min_steps}))
+    explained = [note for note in listener.notes if "instead of 3: train.min_steps" in note]
+    assert len(explained) == (min_steps > 0)
+
+
 def test_one_network_is_trained_and_scores(tmp_path):
     fitted = train(tmp_path, Listener(), config=small(train={"networks": 1}))
     assert {name.split(".")[1] for name in weights_of(tmp_path)} == {"0"}

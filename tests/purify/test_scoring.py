@@ -9,6 +9,7 @@ from networks import latent_features, rows
 from safetensors.torch import load_file, save_file
 
 from nccleaner.errors import RunError
+from nccleaner.model.products import float32_products
 from nccleaner.purify import scoring as module
 from nccleaner.purify.frozen import Frozen, FrozenEvidence
 from nccleaner.purify.judge import Judges, fit_judge
@@ -106,6 +107,22 @@ def test_the_product_of_embeddings_is_the_similarity(scorer, features, pairs):
     np.testing.assert_allclose(products, gather(scorer, features, pairs).similarity, atol=1e-6)
     torch.testing.assert_close(images.norm(dim=1), torch.ones(COUNT))
     torch.testing.assert_close(texts.norm(dim=1), torch.ones(COUNT))
+
+
+def test_evidence_is_the_same_where_products_may_round_already(scorer, features, pairs):
+    alone = gather(scorer, features, pairs)
+    with float32_products(rounded=True):
+        within = gather(scorer, features, pairs)
+
+    for one, other in zip(alone.of_rows(slice(None)), within.of_rows(slice(None)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_progress_comes_to_all_pairs(scorer, features, pairs):
+    told = []
+    scorer.gather(features, pairs, identities=IDENTITIES, advance=told.append)
+    assert sum(told) == len(pairs)
 
 
 def test_evidence_is_logit_other_networks_cosine_contrast_and_frozen(scorer, features, pairs):
