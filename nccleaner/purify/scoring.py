@@ -168,8 +168,10 @@ class Scorer:
                 cosines.append((image * text).sum(dim=2))
                 logits.append(self._logits(image, text))
                 contrast.append(self._contrast(image, text, identities[block.image_rows]))
-                frozen.append(self._frozen_evidence(features, block, identities))
-                advance(len(block))
+        # By itself: between the others its large arrays would scatter, and memory grow by a tenth.
+        for block in _blocks(pairs):
+            frozen.append(self._frozen_evidence(features, block, identities))
+            advance(len(block))
         siblings = None
         if self.siblings and self.frozen is not None:
             among = Siblings.among(pairs, features.texts, self.frozen.of_texts)
