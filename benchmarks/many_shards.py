@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import argparse
 import csv
+import ctypes
 import io
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
@@ -45,14 +47,41 @@ class Look(NamedTuple):
     Attributes:
         stage: What it is at.
         share: How much of that is done, in [0, 1].
-        memory_bytes: Resident.
+        memory_bytes: Resident. It grows for a while without a leak, as more of what was freed
+            is used again.
+        used_bytes: What malloc has handed out and not got back; 0 where the C library does not
+            tell.
+        blocks: Likewise of Python's own allocator, in blocks.
         files: Open descriptors.
     """
 
     stage: str
     share: float
     memory_bytes: int
+    used_bytes: int
+    blocks: int
     files: int
+
+
+class _MallInfo2(ctypes.Structure):
+    """What glibc tells of malloc, in its order."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def _used_bytes() -> int:
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo2 is None:
+        return 0
+    mallinfo2.restype = _MallInfo2
+    told = mallinfo2()
+    return int(told.uordblks + told.hblkhd)
 
 
 class Watch:
@@ -109,7 +138,16 @@ class Watch:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - sooner done
         share = min(self._done / max(self._of, 1), 1.0)
-        self.looks.append(Look(self._stage, share, pages * _PAGE_BYTES, files))
+        self.looks.append(
+            Look(
+                self._stage,
+                share,
+                memory_bytes=pages * _PAGE_BYTES,
+                used_bytes=_used_bytes(),
+                blocks=sys.getallocatedblocks(),
+                files=files,
+            )
+        )
 
 
 @dataclass(frozen=True)

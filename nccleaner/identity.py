@@ -17,6 +17,8 @@ import pyarrow.compute as pc
 UID_PATTERN = "[0-9a-fA-F]{32}"
 
 _UID = re.compile(UID_PATTERN)
+# Half a surrogate pair stands for a byte that is no UTF-8.
+_OUTSIDE_NAMES = re.compile("[/\0\ud800-\udfff]")
 
 
 def derive_uid(shard: str, key: str) -> str:
@@ -57,5 +59,8 @@ def is_uid(text: object) -> bool:
 
 
 def is_file_name(name: str) -> bool:
-    """Tells whether a name, of a shard for example, stays in the folder that it is put into."""
-    return name not in ("", ".", "..") and not set("/\0") & set(name)
+    """Tells whether a name, of a shard for example, stays in the folder that it is put into.
+
+    It is one that tables can hold, too: file systems have names that are no UTF-8.
+    """
+    return name not in ("", ".", "..") and _OUTSIDE_NAMES.search(name) is None

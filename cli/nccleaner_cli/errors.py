@@ -21,7 +21,12 @@ WRONG_USAGE = 2
 INTERRUPTED = 130
 TERMINATED = 143
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+# What is to be done where a file could not be written, whichever library wrote it.
+_REMEDIES = {
+    errno.ENOSPC: "Make room on the disk",
+    errno.EDQUOT: "Make room on the disk",
+    errno.EFBIG: "Allow larger files (ulimit -f)",
+}
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -47,10 +52,8 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
         debug: Show the traceback too.
     """
     try:
-        yield
-    except KeyboardInterrupt as error:
-        _tell("Interrupted", "Run the same command again: finished work is not done twice.")
-        sys.exit(TERMINATED if isinstance(error, TerminatedError) else INTERRUPTED)
+        with interruptible():
+            yield
     except NccleanerError as error:
         if debug:
             _show_traceback(error)
@@ -62,11 +65,21 @@ def exit_codes(*, debug: bool) -> Iterator[None]:
         _tell("Error", f"{type(error).__name__}: {error}".removesuffix(": "))
         if debug:
             _show_traceback(error)
-        elif any(os.strerror(code) in str(error) for code in _NO_ROOM):  # whichever library wrote
-            _tell("Next", "Make room on the disk, then run again: finished work is not done twice.")
+        elif remedy := _remedy(error):
+            _tell("Next", f"{remedy}, then run again: finished work is not done twice.")
         else:
             _tell("Next", "Run again with --debug to see where; finished work is not done twice.")
         sys.exit(FAILED)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turns Ctrl-C and SIGTERM inside into a line for people and an exit code."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        _tell("Interrupted", "Run the same command again: finished work is not done twice.")
+        sys.exit(TERMINATED if isinstance(error, TerminatedError) else INTERRUPTED)
 
 
 def which_process() -> int | None:
@@ -76,6 +89,11 @@ def which_process() -> int | None:
     """
     several = os.environ.get("WORLD_SIZE", "1") != "1"
     return int(os.environ.get("RANK", "0")) if several else None
+
+
+def _remedy(error: Exception) -> str:
+    found = (text for code, text in _REMEDIES.items() if os.strerror(code) in str(error))
+    return next(found, "")
 
 
 def _raise_terminated(_signal: int, _frame: FrameType | None) -> None:

@@ -9,7 +9,7 @@ from importlib import import_module
 
 import click
 
-from nccleaner_cli.errors import end_in_order
+from nccleaner_cli.errors import end_in_order, interruptible
 
 _COMMANDS = {
     "download": "Fetch the images of a list of URLs and captions, as shards.",
@@ -54,6 +54,11 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        # A command is imported first, which takes its time too.
+        with interruptible():
+            return super().invoke(ctx)
+
     def format_commands(
         self,
         ctx: click.Context,  # noqa: ARG002
@@ -83,6 +88,9 @@ def main() -> None:
     # Threads of OpenMP that spin while they wait take the core from the ones they wait for: beside
     # one other busy process a training step took 2 to 6 times as long. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Python looks for modules in the current folder too where a process is started by `-m` or `-c`,
+    # as those are that decode images. A data set's folder may hold a signal.py.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     end_in_order()
     cli(prog_name="nccleaner")
 

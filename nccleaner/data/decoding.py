@@ -1,8 +1,9 @@
 """Decodes images in worker processes that may die or hang without taking the run along.
 
 In: encoded images, each with a tag. Out: the tags with the decoded images, in the same order.
-Workers import what decoding needs and no torch, start no threads, and leave `__main__` alone, so
-that scripts need no `if __name__ == "__main__"` around their use of nccleaner.
+Workers import what decoding needs and no torch, nor a module of the folder that they happen to be
+started in, start no threads, and leave `__main__` alone, so that scripts need no
+`if __name__ == "__main__"` around their use of nccleaner.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType, TracebackType
@@ -43,7 +45,9 @@ _KEPT_BYTES = 32 << 20
 
 _PR_SET_PDEATHSIG = 1  # from Linux's sys/prctl.h
 
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_ENVIRONMENT = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONSAFEPATH"), "1"
+)
 
 
 class Decode(Protocol):
@@ -123,6 +127,7 @@ class DecodePool:
     def close(self) -> None:
         """Ends the processes, whatever they are at; the next image would start new ones."""
         if self._executor is not None:
+            _end_workers(self._executor)
             self._executor.shutdown(wait=True, kill_workers=True)
             self._executor = None
 
@@ -213,7 +218,7 @@ class DecodePool:
         # cannot list the children of a worker that it kills; neither is of use to anybody.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"loky\.")
         self._executor = ProcessPoolExecutor(
-            self._workers, initializer=_prepare_worker, initargs=(os.getpid(),), env=_ONE_THREAD
+            self._workers, initializer=_prepare_worker, initargs=(os.getpid(),), env=_ENVIRONMENT
         )
         ready = self._executor.submit(_decode_batch, decode, [], _START_S)
         # Were they unable to start, every image would look guilty.
@@ -223,6 +228,19 @@ class DecodePool:
                 "The processes that decode images die, or do not answer, without an image.",
                 "Look for a limit on memory or processes, or decode without them: 0 workers.",
             )
+
+
+def _end_workers(executor: ProcessPoolExecutor) -> None:
+    """Kills the processes, and lets nobody wait for what one of them has begun to send.
+
+    A worker that is killed while it sends leaves half a message. loky, and who shuts it down, would
+    wait for the other half as long as a process has the pipe open: another worker, or this one.
+    """
+    for process in list((executor._processes or {}).values()):
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    if executor._result_queue is not None:
+        executor._result_queue._writer.close()
 
 
 def _batches(images: Iterable[tuple[T, bytes | None]]) -> Iterator[_Batch[T]]:

@@ -162,7 +162,8 @@ def _running(arguments: Mapping[str, object], log: Path) -> Iterator[subprocess.
     """Runs img2dataset; when the block is left it is gone, with all its processes."""
     command = [sys.executable, "-c", _SCRIPT, json.dumps(arguments)]
     # albumentations, which it resizes with, would ask the network for a newer version of itself.
-    environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"}
+    # Python would look for modules in the current folder first.
+    environment = {**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONSAFEPATH": "1"}
     with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and script
             command,

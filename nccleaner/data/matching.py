@@ -137,8 +137,8 @@ def _refuse_too_few(path: Path, labels: Sequence[int], problems: Sequence[RowPro
     usable, matched = len(labels), sum(labels)
     if usable < MIN_PAIRS or matched < MIN_MATCHED:
         raise TrustedError(
-            f"{path}: {usable} usable pairs, {matched} of them labelled 1; needed are "
-            f"{MIN_PAIRS}, {MIN_MATCHED} of them labelled 1.{_first_problem(problems)}",
+            f"{path}: usable pairs: {usable}, labelled 1: {matched}; needed are {MIN_PAIRS}, "
+            f"{MIN_MATCHED} of them labelled 1.{_first_problem(problems)}",
             "Add pairs that somebody looked at, or mend the rows that were skipped.",
         )
 
@@ -147,7 +147,7 @@ def _first_problem(problems: Sequence[RowProblem]) -> str:
     if not problems:
         return ""
     first = problems[0]
-    return f" {len(problems)} rows were skipped, the first is row {first.row}: {first.reason}."
+    return f" Rows skipped: {len(problems)}, the first is row {first.row}: {first.reason}."
 
 
 def _find(

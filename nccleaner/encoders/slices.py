@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-# In one slice: fewer take more time each, more take more memory and leave threads without work.
-_LEAST, _MOST = 8, 16
+# In one slice: fewer take more time each, more leave threads without work. On some CPUs the last
+# bits of features depend on it and on the threads of a slice, so neither changes with their number.
+_SLICE = 8
 
 
 def encode_in_slices(network: nn.Module, inputs: Tensor) -> Tensor:
@@ -16,8 +17,8 @@ def encode_in_slices(network: nn.Module, inputs: Tensor) -> Tensor:
 
     PyTorch divides every operator among threads that wait for each other at its end, awake unless
     `OMP_WAIT_POLICY` was `PASSIVE` when it was loaded. Beside processes that want the same cores
-    that takes up to twice the time of the work. These threads meet once a batch. Convolutional
-    networks give bitwise the same features however a batch is divided.
+    that takes up to twice the time of the work. These threads meet once a batch, and convolutional
+    networks give bitwise the same features whatever their number.
 
     Args:
         network: [b, ...] → [b, f], row by row, without gradients.
@@ -33,9 +34,8 @@ def encode_in_slices(network: nn.Module, inputs: Tensor) -> Tensor:
         features: Tensor = network(part)
         return features
 
-    size = max(_LEAST, min(_MOST, -(-len(inputs) // threads)))
-    slices = torch.split(inputs, size)
-    if threads == 1 or len(slices) == 1:
+    slices = torch.split(inputs, _SLICE)
+    if threads == 1:
         return torch.cat([encode(part) for part in slices])
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -13,7 +13,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, chdir, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeAlias
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+import nccleaner
 from nccleaner.errors import InputError, NccleanerError
 from nccleaner.files import mark_folder, remove_leftovers
 from nccleaner.pipeline.engines import Advance, Item, Job, LocalEngine, Result, Work
@@ -35,6 +36,7 @@ _CLOSE_S = 10.0
 _REACH_S = 10.0
 _VISIBLE_S = 10.0  # NFS remembers for a while what is in a folder
 _OPENING = -1
+_INSTALLED = Path(nccleaner.__file__).resolve().parents[1]
 
 _Ref: TypeAlias = ray.ObjectRef[Any]
 
@@ -96,7 +98,10 @@ class RayEngine:
         try:
             if port.isdigit():  # Ray would look for it for minutes
                 socket.create_connection((host, int(port)), timeout=_REACH_S).close()
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            # Ray lets its processes import modules of the folder that it is connected from, before
+            # any others: a data set's folder may hold a signal.py. nccleaner's own is safe.
+            with chdir(_INSTALLED):
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
             raise NccleanerError(
                 f"There is no Ray cluster at {address or 'this machine'}: {_first_line(error)}",

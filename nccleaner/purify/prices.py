@@ -70,7 +70,6 @@ def prices_of(masses: Masses, cuts: Cuts, pairs: int, known: Known) -> list[Pric
 
 def _interval(shares: Floats) -> Interval:
     """The first is the estimate, the others are draws; only rounding takes one out of [0, 1]."""
-    value, draws = float(shares[0]), shares[1:]
+    value, *draws = np.clip(shares, 0, 1)
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    ends = (min(low, value), max(high, value))
-    return Interval(value, *(float(np.clip(end, 0, 1)) for end in ends))
+    return Interval(float(value), float(min(low, value)), float(max(high, value)))

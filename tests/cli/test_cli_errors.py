@@ -47,6 +47,14 @@ def command_that_raises(error: BaseException | None) -> click.Command:
             "Next: Run again with --debug to see where; finished work is not done twice.\n",
         ),
         (
+            # As FAISS tells of it.
+            RuntimeError("Error in write: 'ret == (size)' failed: File too large"),
+            1,
+            "Error: RuntimeError: Error in write: 'ret == (size)' failed: File too large\n"
+            "Next: Allow larger files (ulimit -f), then run again: finished work is not done "
+            "twice.\n",
+        ),
+        (
             KeyboardInterrupt(),
             130,
             "Interrupted: Run the same command again: finished work is not done twice.\n",
@@ -88,6 +96,16 @@ def test_sigterm_ends_decoders_too_and_in_one_line():
     assert ended.stderr == (
         "Interrupted: Run the same command again: finished work is not done twice.\n"
     )
+
+
+def test_ctrl_c_while_a_command_is_imported(monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nccleaner_cli.main.import_module", interrupted)
+    result = CliRunner().invoke(cli, ["fit", "--help"])
+    assert result.exit_code == 130
+    assert result.stderr.startswith("Interrupted: ")
 
 
 @pytest.mark.parametrize("error", [NccleanerError("Failed.", "Do it."), ValueError("bad \x1b[2J")])

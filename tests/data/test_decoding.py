@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ def obedient(data: bytes, *, spec: ImageSpec, limits: Limits) -> np.ndarray:
     if command == "hang":  # as compiled code does, which no signal interrupts
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
         time.sleep(60)
+    if command == "die-sending":
+        Connection._send = send_half
     if command == "fail":
         raise ZeroDivisionError
     if command == "die-once":
@@ -45,6 +48,12 @@ def obedient(data: bytes, *, spec: ImageSpec, limits: Limits) -> np.ndarray:
             return np.zeros((1, 1, 3), np.uint8)
         os.kill(os.getpid(), signal.SIGKILL)
     return np.full((1, 1, 3), int(number), np.uint8)
+
+
+def send_half(self: Connection, buf: bytes) -> None:
+    """Sends a part of a result and ends, as the kernel ends a process where memory is short."""
+    os.write(self.fileno(), bytes(buf)[:7])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def report_worker(data: bytes, *, spec: ImageSpec, limits: Limits) -> np.ndarray:
@@ -140,6 +149,15 @@ def test_a_decoder_that_no_signal_interrupts_is_killed():
         start = time.monotonic()
         assert run(pool, ["give 1", "hang", "give 2"]) == [1, DECODE_TIMEOUT, 2]
         assert time.monotonic() - start < 25
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_that_dies_while_it_sends_is_not_waited_for():
+    with DecodePool(workers=2, decode=obedient, grace_s=0.5) as pool:
+        commands = [f"ok {number}" for number in range(40)]
+        results = run(pool, [*commands, "die-sending 40", *commands])
+    numbers = [*range(40)]
+    assert results == [*numbers, DECODE_TIMEOUT, *numbers]
 
 
 def test_a_bug_in_the_decoder_is_not_taken_for_a_bad_image(pool):

@@ -301,3 +301,11 @@ def test_web_server_that_fails(tmp_path: Path, server: str) -> None:
         list(ShardReading(shard, limits=LIMITS))
     with pytest.raises(ShardError, match=r"00000\.tar cannot be read: ClientConnectorError"):
         find_shards("http://127.0.0.1:9/00000.tar")
+
+
+def test_a_shard_whose_name_no_table_can_hold_is_refused(tmp_path: Path) -> None:
+    write_webdataset_shard(tmp_path, "00000", make_rows(1))
+    (tmp_path / "00000.tar").rename(tmp_path / os.fsdecode(b"caf\xe9.tar"))
+    with pytest.raises(ShardError, match="gives no name") as caught:
+        find_shards(tmp_path)
+    assert "Rename it" in caught.value.next_step

@@ -93,8 +93,9 @@ def test_a_gpu_is_left_to_its_work_and_gives_the_features_of_the_cpu(weights, ex
         assert cosines(features, on_cpu.encode(batch)).min() > 0.9999
 
 
-def test_features_do_not_depend_on_the_number_of_threads(weights):
-    squares = np.random.default_rng(2).integers(0, 256, (20, 224, 224, 3), np.uint8)
+@pytest.mark.parametrize("count", [5, 20])
+def test_features_do_not_depend_on_the_number_of_threads(weights, count):
+    squares = np.random.default_rng(2).integers(0, 256, (count, 224, 224, 3), np.uint8)
     encoder = load_image_encoder("resnet50", weights=weights, device="cpu")
     before = torch.get_num_threads()
     features = []

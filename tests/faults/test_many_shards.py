@@ -12,7 +12,7 @@ SHARDS = 200
 # Of one process. Had every shard that is done one file open, none of the commands would end.
 FILES = 160
 # What a shard that is done may leave in memory: its report, its place in lists.
-BYTES = 40_000
+BYTES, BLOCKS = 80_000, 200
 
 
 @pytest.fixture(scope="module")
@@ -44,5 +44,6 @@ STAGES = {
 def test_memory_and_open_files_do_not_grow_with_the_shards(looks, command):
     early, late = (at(looks[command], STAGES[command], share) for share in (0.3, 1.0))
     assert late.files <= early.files + 4
-    assert late.memory_bytes - early.memory_bytes < 0.7 * SHARDS * BYTES
+    assert late.used_bytes - early.used_bytes < 0.7 * SHARDS * BYTES
+    assert late.blocks - early.blocks < 0.7 * SHARDS * BLOCKS
     assert max(look.files for look in looks[command]) < FILES

@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +183,29 @@ def test_a_text_encoder_brings_no_code(tmp_path, went_off):
     with pytest.raises(InputError, match="the sentence encoder cannot be loaded"):
         load_text_encoder(str(folder), device="cpu")
     assert not went_off.exists()
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_modules_in_the_folder_of_the_command_are_not_imported(run, tmp_path, went_off, engine):
+    """Ray, and Python itself by `-m` and `-c`, look there first in processes that they start."""
+    folder = tmp_path / "downloaded"
+    folder.mkdir()
+    for name in ("signal", "tempfile", "nccleaner", "PIL", "pyarrow"):
+        (folder / f"{name}.py").write_text(f"import os\nos.mkdir({str(went_off)!r})\n")
+    shutil.rmtree(run / "features")
+    shutil.rmtree(run / "scores")
+    description = json.loads((run / "run.json").read_text())
+    description["config"]["data"]["workers"] = 1
+    (run / "run.json").write_text(json.dumps(description))
+    command = [Path(sys.executable).with_name("nccleaner"), "score", "--run", run]
+    scored = subprocess.run(
+        [*command, "--engine", engine],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert not went_off.exists()
+    assert scored.returncode == 0, scored.stderr
+    assert (run / "scores" / "00000.parquet").exists()
