@@ -68,7 +68,8 @@ def purge(
         sample: Labels, 0 and 1, of pairs drawn at random from the shards, in the form of the
             trusted file with a label in every row. Estimates then rest on these alone.
         index: Whether to build the FAISS indexes too; `index` builds them later.
-        output: Results of another data set that was scored there; None for the run directory.
+        output: Results of another data set that was scored there, or, where nothing was, of the
+            shards of the fit; None for the run directory.
         engine: `local`, or `ray` for a cluster.
         reporter: Hears of progress.
 
@@ -95,6 +96,10 @@ def purge(
         scoring = Scoring.open(run, output, opened)
         shards = scoring.inputs()
         with scoring.occupied(shards):
+            if scoring.target != scoring.workspace and not scoring.target.inputs.exists():
+                reporter.note(
+                    f"Nothing was scored into {scoring.target.root}: it gets the shards of the fit."
+                )
             parts = scoring.score(shards, reporter)
             verdicts = Verdicts.read(scoring, shards, parts, labels, reporter)
             column: Column = "clean_probability" if automatic else by

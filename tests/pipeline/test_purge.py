@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from handmade import Listener
 from smallfit import Warned, write_csv
 
 import nccleaner
@@ -240,6 +241,16 @@ def test_scores_that_are_there_are_used_and_missing_ones_made(run):
 
     assert paths[0].stat().st_mtime_ns == before[0]
     assert paths[1].read_bytes() == before[1]
+
+
+def test_a_purge_into_a_folder_says_that_nothing_was_scored_there(run, tmp_path):
+    listener = Listener()
+    result = nccleaner.purge(run, index=False, output=tmp_path / "apart", reporter=listener)
+    assert listener.notes[0].startswith(f"Nothing was scored into {tmp_path / 'apart'}")
+    again = Listener()
+    nccleaner.purge(run, index=False, output=tmp_path / "apart", reporter=again)
+    assert not [note for note in again.notes if "Nothing was scored" in note]
+    assert result.summary == nccleaner.purge(run, index=False).summary
 
 
 def test_a_purge_that_is_interrupted_is_done_again(run, monkeypatch):
