@@ -13,7 +13,7 @@ _SLICE = 8
 
 
 def encode_in_slices(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Encodes a batch by as many threads as PyTorch would use.
+    """Encodes a batch by as many threads as PyTorch would use, one a slice at the most.
 
     PyTorch divides every operator among threads that wait for each other at its end, awake unless
     `OMP_WAIT_POLICY` was `PASSIVE` when it was loaded. Beside processes that want the same cores
