@@ -34,6 +34,7 @@ from nccleaner.pipeline.results import FitResult, Reading
 from nccleaner.pipeline.scored import SCHEMA, write_scores
 from nccleaner.pipeline.training import build_architecture
 from nccleaner.pipeline.workspace import RunDescription, Workspace, add_inputs
+from nccleaner.purify.canonical import CanonicalView
 from nccleaner.purify.frozen import Frozen, FrozenEvidence
 from nccleaner.purify.judge import Judges, fit_judge
 from nccleaner.purify.scoring import Scorer
@@ -206,6 +207,7 @@ def make_scorer(config: RunConfig) -> Scorer:
     """Makes a scorer that knows what can be known without training."""
     purify = config.purify
     matched = np.arange(_JUDGED) % 2 == 0
+    weights = torch.from_numpy(matched.astype(np.float32))
     features = Features(*(torch.from_numpy(made) for made in make_features(-1, matched)))
     architecture = build_architecture(features, config, pool=_JUDGED)
     identities = torch.arange(_JUDGED)
@@ -215,12 +217,13 @@ def make_scorer(config: RunConfig) -> Scorer:
         networks=[build_networks(architecture, seed=seed) for seed in range(2)],
         frozen=FrozenEvidence.fit(
             Frozen(*features, identities),
-            weights=torch.from_numpy(matched.astype(np.float32)),
+            weights=weights,
             references=purify.references,
             neighbours=purify.neighbours,
-            penalty=purify.ridge,
+            shrinkage=purify.shrinkage,
             generator=torch.Generator().manual_seed(0),
         ),
+        canonical=CanonicalView.fit(*features, weights=weights, shrinkage=purify.shrinkage),
         siblings=False,
         judges=None,
         tokenizer="",

@@ -232,8 +232,11 @@ class PurifyConfig(_Section):
     neighbours: int = Field(
         30, ge=1, description="About how many neighbours of an image or a caption count."
     )
-    ridge: float = Field(
-        1.0, ge=0.01, description="Penalty of the ridge map, in feature variances."
+    shrinkage: float | None = Field(
+        None,
+        gt=0,
+        description="Of the covariances in the canonical map, in variances of a mean direction; "
+        "None: 8 (features / believed pairs) ** 0.5.",
     )
 
 

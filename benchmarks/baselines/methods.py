@@ -23,13 +23,16 @@ from baselines.lemon import lemon_scores
 from baselines.mixture import clean_posterior
 from baselines.ncr import train_divided
 from baselines.pool import Pool
+from baselines.ridge import FOLDS, RidgeMap
 from nccleaner.config import RunConfig
 from nccleaner.evaluate.retrieval import RetrievalMetrics, retrieval_metrics
 from nccleaner.purify.frozen import Frozen
-from nccleaner.purify.ridge import FOLDS, RidgeMap, Standardiser
+from nccleaner.purify.standardise import Standardiser
 
 # Of nccleaner's learning rate, which makes it that of the paper; higher ones collapse under noise.
 _VSE_SHARE = 0.2
+# Of the ridge map, in variances of the features.
+_PENALTY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ class Baselines:
             pairs.texts,
             folds=folds,
             weights=torch.ones_like(folds, dtype=torch.float32),
-            penalty=self.config.purify.ridge,
+            penalty=_PENALTY,
         )
         both = ridge.cosines(pairs.images, pairs.texts, folds=folds)
         return torch.stack(both).double().mean(dim=0).cpu()

@@ -107,6 +107,7 @@ def fine_tune_scorer(
             architecture=replace(scorer.architecture, fine_tuned=True),
             networks=take_tuned(scorer.networks, workspace.fine_tuned),
             frozen=scorer.frozen,
+            canonical=scorer.canonical,
             siblings=scorer.siblings,
             judges=None,
             tokenizer=scorer.tokenizer,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from nccleaner.config import PurifyConfig, RunConfig
@@ -22,9 +23,11 @@ from nccleaner.pipeline.reporter import Reporter, SilentReporter
 from nccleaner.pipeline.snapshots import Snapshots
 from nccleaner.pipeline.training import build_architecture, train_networks
 from nccleaner.pipeline.workspace import Workspace
+from nccleaner.purify.canonical import CanonicalView
 from nccleaner.purify.mixture import BetaMixture, fit_mixture
 from nccleaner.purify.rounds import Belief
 from nccleaner.purify.scoring import Scorer
+from nccleaner.train.pairs import join_pairs
 
 _ONE_IN_TWENTY = 1.645  # standard deviations of a normal distribution
 
@@ -102,7 +105,7 @@ def train_scorer(
     fit = _mixture_fit(config.purify)
     frozen, belief, siblings = None, None, False
     if not tables.vocabulary:
-        title = "Fitting the ridge map and the neighbours"
+        title = "Fitting the canonical map and the neighbours"
         with reporter.stage(title, FROZEN_ROUNDS, "rounds") as advance:
             look = look_before_training(data.at_features(), config, fit, lambda: advance(1))
             frozen, belief = look.frozen.to(data.device), look.belief
@@ -131,11 +134,32 @@ def train_scorer(
         ),
         networks=best.networks,
         frozen=frozen,
+        canonical=None if frozen is None else _canonical_view(data, training.weights, config),
         siblings=siblings,
         judges=None,
         tokenizer=tables.tokenizer,
     )
     return Trained(scorer, training.weights, training.epoch, best.epoch, best.selection)
+
+
+def _canonical_view(
+    data: DeviceTables, believed: Sequence[Tensor], config: RunConfig
+) -> CanonicalView:
+    """Fits a last canonical map, to what the networks believe at the end."""
+    where = data.at_features()
+    weights, pairs = torch.stack([*believed]).mean(dim=0), where.pool
+    if config.train.learn_trusted:
+        matched = where.on_device(data.tables.meta.matched)
+        pairs = join_pairs(pairs, matched)
+        weights = torch.cat([weights, torch.ones(len(matched))])
+    rows = where.frozen(pairs)
+    view = CanonicalView.fit(
+        rows.images,
+        rows.texts,
+        weights=weights.to(rows.images.device),
+        shrinkage=config.purify.shrinkage,
+    )
+    return view.to(data.device)
 
 
 @dataclass(frozen=True, slots=True)

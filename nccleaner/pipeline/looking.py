@@ -67,7 +67,7 @@ def look_before_training(
             weights=weights,
             references=config.purify.references,
             neighbours=config.purify.neighbours,
-            penalty=config.purify.ridge,
+            shrinkage=config.purify.shrinkage,
             generator=generator,
         )
         evidence = [data.evidence(frozen, pairs).cpu().numpy() for pairs in parts]

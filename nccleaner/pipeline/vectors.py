@@ -20,6 +20,7 @@ from nccleaner.output.index.opening import MODALITIES, Modality
 from nccleaner.output.manifests import MANIFEST_FOLDER, names_in
 from nccleaner.pipeline.score import Scoring
 from nccleaner.pipeline.scored import is_pair
+from nccleaner.purify.scorer_file import read_description
 from nccleaner.records import Shard
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class KeptVectors:
     @property
     def dim(self) -> int:
         """Numbers in a vector."""
-        config = self._scoring.description.config
-        return config.train.networks * config.model.joint_width
+        dim: int = read_description(self._scoring.workspace.scorer)["dim"]
+        return dim
 
     def names(self) -> Iterator[tuple[str, Sequence[str]]]:
         """Yields shard after shard its name and the keys of its kept pairs."""

@@ -1,4 +1,4 @@
-"""The evidence that needs no training: the ridge map and the neighbours, on frozen features.
+"""The evidence that needs no training: the canonical map and the neighbours, on frozen features.
 
 None of it has seen the pair it judges, so it cannot have learned the mismatched ones by heart.
 """
@@ -13,11 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nccleaner.encoders.precision import fast_dtype
+from nccleaner.purify.canonical import FOLDS, CanonicalMap
 from nccleaner.purify.neighbours import References
-from nccleaner.purify.ridge import FOLDS, RidgeMap, Standardiser
+from nccleaner.purify.standardise import Standardiser, directions
 
+KINDS = 3
 _BLOCK_ROWS = 2048
-_NOTHING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +42,19 @@ class Frozen:
 
 @dataclass(frozen=True)
 class FrozenEvidence:
-    """What frozen features say of a pair: two cosines of the ridge map, two of the neighbours.
+    """What frozen features say of a pair: its canonical cosine, and two of the neighbours.
 
     Attributes:
         of_images: Standardises image features.
         of_texts: Standardises caption features.
-        ridge: The map.
+        canonical: A map for each fold of images, of the pairs of the others.
         references: Where neighbours are sought.
         neighbours: About how many count.
     """
 
     of_images: Standardiser
     of_texts: Standardiser
-    ridge: RidgeMap
+    canonical: CanonicalMap
     references: References
     neighbours: int
 
@@ -64,7 +65,7 @@ class FrozenEvidence:
         weights: Float[Tensor, " n"],
         references: int,
         neighbours: int,
-        penalty: float,
+        shrinkage: float | None,
         generator: torch.Generator,
     ) -> FrozenEvidence:
         """Fits to the pool.
@@ -74,7 +75,7 @@ class FrozenEvidence:
             weights: In [0, 1], how much each pair is believed.
             references: Pairs among which neighbours are sought; a random sample.
             neighbours: About how many count.
-            penalty: Of the ridge map, in variances of the features.
+            shrinkage: Of the canonical map; None: by the number of features and pairs.
             generator: Source of randomness.
         """
         of_images, of_texts = Standardiser.fit(pool.images), Standardiser.fit(pool.texts)
@@ -83,8 +84,12 @@ class FrozenEvidence:
         return FrozenEvidence(
             of_images,
             of_texts,
-            RidgeMap.fit(
-                images, texts, folds=pool.identities % FOLDS, weights=weights, penalty=penalty
+            CanonicalMap.fit(
+                images,
+                texts,
+                weights=weights,
+                folds=pool.identities % FOLDS,
+                shrinkage=shrinkage,
             ),
             References.build(
                 images[chosen],
@@ -95,30 +100,30 @@ class FrozenEvidence:
             neighbours,
         )
 
-    def of(self, pairs: Frozen) -> Float[Tensor, "n 4"]:
+    def of(self, pairs: Frozen) -> Float[Tensor, "n 3"]:
         """Returns the evidence of pairs; higher = better matched.
 
         Of wider image features, only the first columns are read: those of the frozen encoder.
         Directions are rounded to bfloat16 where the hardware computes with it.
         """
         width = self.of_images.mean.shape[-1]
-        ridge, references = self._fast
-        blocks = [pairs.images.new_zeros(0, 4)]
+        canonical, references = self._fast
+        blocks = [pairs.images.new_zeros(0, KINDS)]
         for start in range(0, len(pairs.images), _BLOCK_ROWS):
             block = pairs.take(slice(start, start + _BLOCK_ROWS))
-            images = _directions(self.of_images(block.images[:, :width])).to(ridge.to_text.dtype)
-            texts = _directions(self.of_texts(block.texts)).to(ridge.to_image.dtype)
-            cosines = ridge.cosines(images, texts, folds=block.identities % FOLDS)
+            images = directions(self.of_images(block.images[:, :width])).to(references.images.dtype)
+            texts = directions(self.of_texts(block.texts)).to(references.images.dtype)
+            cosines = canonical.cosines(images, texts, folds=block.identities % FOLDS)
             agreement = references.agreement(
                 images, texts, identities=block.identities, neighbours=self.neighbours
             )
-            blocks.append(torch.stack([*cosines, *agreement], dim=1))
+            blocks.append(torch.stack([cosines, *agreement], dim=1))
         return torch.cat(blocks)
 
     @cached_property
-    def _fast(self) -> tuple[RidgeMap, References]:
+    def _fast(self) -> tuple[CanonicalMap, References]:
         dtype = fast_dtype(str(self.references.images.device))
-        return self.ridge.to(dtype), self.references.to(dtype)
+        return self.canonical.to(dtype), self.references.to(dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns what `from_tensors` needs, for a file."""
@@ -127,8 +132,8 @@ class FrozenEvidence:
             "image_scale": self.of_images.scale,
             "text_mean": self.of_texts.mean,
             "text_scale": self.of_texts.scale,
-            "ridge_to_text": self.ridge.to_text,
-            "ridge_to_image": self.ridge.to_image,
+            "canonical_of_images": self.canonical.of_images,
+            "canonical_of_texts": self.canonical.of_texts,
             "reference_images": self.references.images,
             "reference_texts": self.references.texts,
             "reference_identities": self.references.identities,
@@ -147,7 +152,7 @@ class FrozenEvidence:
         return FrozenEvidence(
             Standardiser(tensors["image_mean"], tensors["image_scale"]),
             Standardiser(tensors["text_mean"], tensors["text_scale"]),
-            RidgeMap(tensors["ridge_to_text"], tensors["ridge_to_image"]),
+            CanonicalMap(tensors["canonical_of_images"], tensors["canonical_of_texts"]),
             References(
                 tensors["reference_images"],
                 tensors["reference_texts"],
@@ -156,9 +161,3 @@ class FrozenEvidence:
             ),
             int(tensors["neighbours"]),
         )
-
-
-def _directions(rows: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
-    """Brings rows to length 1, in place."""
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows.div_(lengths.clamp(min=_NOTHING))

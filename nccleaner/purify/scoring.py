@@ -1,4 +1,4 @@
-"""Scores pairs: two trained networks, the frozen evidence and the judges, in one object.
+"""Scores pairs: trained networks, canonical view, frozen evidence and judges, in one object.
 
 In: features and pairs. Out: similarity, corrected similarity, clean probability, embeddings for the
 indexes. The object is one safetensors file; nothing in it executes when it is read.
@@ -24,7 +24,8 @@ from nccleaner.model.contrast import REFERENCES, Contrast
 from nccleaner.model.mfsr import MainNet
 from nccleaner.model.mscn import MetaNet
 from nccleaner.model.products import float32_products
-from nccleaner.purify.frozen import Frozen, FrozenEvidence
+from nccleaner.purify.canonical import CanonicalView
+from nccleaner.purify.frozen import KINDS, Frozen, FrozenEvidence
 from nccleaner.purify.judge import Judges
 from nccleaner.purify.scorer_file import LAYOUT, damaged, read_description, scorer_identity
 from nccleaner.purify.siblings import Siblings
@@ -47,11 +48,12 @@ class Evidence(NamedTuple):
     """What is known of pairs.
 
     Attributes:
-        similarity: [n] in [-1, 1], mean cosine of the networks' semantic parts.
+        similarity: [n] in [-1, 1], mean cosine of the networks' semantic parts and of the canonical
+            view.
         of_networks: For each network [n, 2]: the logit of its corrected similarity, and the cosine
             of the other network (of itself where it is the only one).
         contrast: [n, 2], how the pair stands among alternatives.
-        frozen: [n, 4], what frozen features say; no columns where captions come as tokens.
+        frozen: [n, 3], what frozen features say; no columns where captions come as tokens.
         siblings: The pairs as siblings of each other; None where that is no evidence.
     """
 
@@ -83,6 +85,35 @@ class Scored(NamedTuple):
     clean_probability: npt.NDArray[np.float32]
 
 
+class _Views(NamedTuple):
+    """What images, or captions, look like to all that embeds them; rows of each have length 1.
+
+    Attributes:
+        parts: Semantic parts, of each network.
+        canonical: In the canonical view; no columns where there is none.
+    """
+
+    parts: Float[Tensor, "n nets d"]
+    canonical: Float[Tensor, "n c"]
+
+    def take(self, rows: Tensor) -> _Views:
+        """Returns some rows."""
+        return _Views(self.parts[rows], self.canonical[rows])
+
+    def cosines(self, others: _Views) -> Float[Tensor, "n views"]:
+        """Returns the cosines of row i with row i of others: the networks', then the canonical."""
+        cosines: Tensor = (self.parts * others.parts).sum(dim=2)
+        if not self.canonical.shape[1]:
+            return cosines
+        canonical = (self.canonical * others.canonical).sum(dim=1, keepdim=True)
+        return torch.cat([cosines, canonical], dim=1)
+
+    def joined(self) -> Float[Tensor, "n dim"]:
+        """Puts all side by side; rows have length 1."""
+        count = self.parts.shape[1] + bool(self.canonical.shape[1])
+        return torch.cat([self.parts.flatten(1), self.canonical], dim=1) / count**0.5
+
+
 class Scorer:
     """Scores pairs and embeds their halves.
 
@@ -90,6 +121,7 @@ class Scorer:
         architecture: Shape of the networks.
         networks: Main and meta network, two of each or one.
         frozen: The frozen evidence; None where captions come as tokens.
+        canonical: What the final belief makes of frozen features; None likewise.
         siblings: Whether agreement with the other captions of an image is evidence.
         judges: None until they are fitted; then `score` works.
         tokenizer: Of captions that come as tokens, as JSON text; else empty.
@@ -102,6 +134,7 @@ class Scorer:
         architecture: Architecture,
         networks: Sequence[tuple[MainNet, MetaNet]],
         frozen: FrozenEvidence | None,
+        canonical: CanonicalView | None,
         siblings: bool,
         judges: Judges | None,
         tokenizer: str,
@@ -110,24 +143,31 @@ class Scorer:
         self.architecture = architecture
         self.networks = [(main_net.eval(), meta_net.eval()) for main_net, meta_net in networks]
         self.frozen = frozen
+        self.canonical = canonical
         self.contrast = contrast
         self.siblings = siblings
         self.judges = judges
         self.tokenizer = tokenizer
 
+    @property
+    def dim(self) -> int:
+        """Numbers in an embedding."""
+        canonical = 0 if self.canonical is None else self.canonical.width
+        return len(self.networks) * self.architecture.joint_width + canonical
+
     @torch.inference_mode()
-    def embed_images(self, images: Tensor) -> Float[Tensor, "n nets*d"]:
+    def embed_images(self, images: Tensor) -> Float[Tensor, "n dim"]:
         """Embeds images, [n, f]; rows have length 1.
 
         The inner product with a row of `embed_texts` is the pair's `similarity`, to 1e-4 where the
         hardware computes with bfloat16.
         """
-        return _joined(self._parts("image", images))
+        return self._views("image", images).joined()
 
     @torch.inference_mode()
-    def embed_texts(self, texts: Tensor) -> Float[Tensor, "n nets*d"]:
+    def embed_texts(self, texts: Tensor) -> Float[Tensor, "n dim"]:
         """Embeds captions, [n, l] features or [n, t] tokens; rows have length 1."""
-        return _joined(self._parts("text", texts))
+        return self._views("text", texts).joined()
 
     @torch.inference_mode()
     def find_alternatives(
@@ -163,11 +203,13 @@ class Scorer:
         cosines, logits, contrast, frozen = [], [], [], []
         with float32_products(rounded=True):
             for block in _blocks(pairs):
-                image = self._parts_of("image", features.images, block.image_rows)
-                text = self._parts_of("text", features.texts, block.text_rows)
-                cosines.append((image * text).sum(dim=2))
-                logits.append(self._logits(image, text))
-                contrast.append(self._contrast(image, text, identities[block.image_rows]))
+                image = self._views_of("image", features.images, block.image_rows)
+                text = self._views_of("text", features.texts, block.text_rows)
+                cosines.append(image.cosines(text))
+                logits.append(self._logits(image.parts, text.parts))
+                contrast.append(
+                    self.contrast.of(image.joined(), text.joined(), identities[block.image_rows])
+                )
         # By itself: between the others its large arrays would scatter, and memory grow by a tenth.
         for block in _blocks(pairs):
             frozen.append(self._frozen_evidence(features, block, identities))
@@ -176,15 +218,16 @@ class Scorer:
         if self.siblings and self.frozen is not None:
             among = Siblings.among(pairs, features.texts, self.frozen.of_texts)
             siblings = among if among.exist() else None
-        cosine, logit = (_cat(blocks, len(self.networks)) for blocks in (cosines, logits))
+        nets = len(self.networks)
+        cosine, logit = _cat(cosines, nets), _cat(logits, nets)
         return Evidence(
             cosine.mean(dim=1).cpu().numpy(),
             tuple(
-                torch.stack([logit[:, net], cosine[:, net - 1]], dim=1).cpu().numpy()
-                for net in range(len(self.networks))
+                torch.stack([logit[:, net], cosine[:, (net - 1) % nets]], dim=1).cpu().numpy()
+                for net in range(nets)
             ),
             _cat(contrast, 2).cpu().numpy(),
-            _cat(frozen, 0 if self.frozen is None else 4).cpu().numpy(),
+            _cat(frozen, 0 if self.frozen is None else KINDS).cpu().numpy(),
             siblings,
         )
 
@@ -223,14 +266,15 @@ class Scorer:
 
         assert self.judges is not None, "a scorer is saved when it can score"
         tensors = network_tensors(self.networks)
-        if self.frozen is not None:
-            for name, value in self.frozen.tensors().items():
-                tensors[f"frozen.{name}"] = value
+        for kind, part in (("frozen", self.frozen), ("canonical", self.canonical)):
+            for name, value in ({} if part is None else part.tensors()).items():
+                tensors[f"{kind}.{name}"] = value
         assert self.contrast is not None
         for name, value in asdict(self.contrast).items():
             tensors[f"contrast.{name}"] = value
         description = {
             "layout": LAYOUT,
+            "dim": self.dim,
             "siblings": self.siblings,
             "architecture": asdict(self.architecture),
             "judges": self.judges.to_json(),
@@ -272,31 +316,45 @@ class Scorer:
                 read_own_backbone(main_net, index)
             meta_net.load_state_dict(_under(tensors, f"meta_net.{index}."))
             networks.append((main_net.to(device), meta_net.to(device)))
-        frozen = _under(tensors, "frozen.")
+        frozen, canonical = _under(tensors, "frozen."), _under(tensors, "canonical.")
         return Scorer(
             architecture=architecture,
             networks=networks,
             frozen=FrozenEvidence.from_tensors(frozen) if frozen else None,
+            canonical=CanonicalView.from_tensors(canonical) if canonical else None,
             siblings=bool(description["siblings"]),
             contrast=Contrast(**_under(tensors, "contrast.")),
             judges=Judges.from_json(description["judges"]),
             tokenizer=description["tokenizer"],
         )
 
-    def _parts_of(
+    def _views_of(
         self, modality: Literal["image", "text"], stored: Tensor, rows: Int[Tensor, " b"]
-    ) -> Float[Tensor, "b nets d"]:
-        """Returns the parts of some rows, each computed once however often it is named."""
+    ) -> _Views:
+        """Embeds some rows, each once however often it is named."""
         distinct, places = torch.unique(rows, return_inverse=True)
         if len(distinct) == len(rows):
-            return self._parts(modality, rows_of(stored, rows, rows.device))
-        return self._parts(modality, rows_of(stored, distinct, rows.device))[places]
+            return self._views(modality, rows_of(stored, rows, rows.device))
+        return self._views(modality, rows_of(stored, distinct, rows.device)).take(places)
+
+    def _views(self, modality: Literal["image", "text"], rows: Tensor) -> _Views:
+        """Embeds what is stored of images or of captions.
+
+        Where the hardware computes with bfloat16, so do the layers.
+        """
+        parts = self._parts(modality, rows)
+        view = self.canonical
+        if view is None:
+            return _Views(parts, parts.new_zeros(len(rows), 0))
+        canonical = torch.empty(len(rows), view.width, device=parts.device)
+        embed = view.embed_images if modality == "image" else view.embed_texts
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            canonical[block] = embed(rows[block].to(parts.device))
+        return _Views(parts, canonical)
 
     def _parts(self, modality: Literal["image", "text"], rows: Tensor) -> Float[Tensor, "n nets d"]:
-        """Returns the semantic part that each network makes of images or of captions.
-
-        Where the hardware computes with bfloat16, so do the networks.
-        """
+        """Returns the semantic part that each network makes of images or of captions."""
         device = self.networks[0][0].log_inverse_temperature.device
         dtype = fast_dtype(str(device))
         parts = torch.empty(
@@ -320,15 +378,6 @@ class Scorer:
         ]
         return torch.stack(logits, dim=1)
 
-    def _contrast(
-        self,
-        images: Float[Tensor, "b nets d"],
-        texts: Float[Tensor, "b nets d"],
-        identities: Int[Tensor, " b"],
-    ) -> Float[Tensor, "b 2"]:
-        assert self.contrast is not None
-        return self.contrast.of(_joined(images), _joined(texts), identities)
-
     def _frozen_evidence(
         self, features: Features, pairs: Pairs, identities: Int[Tensor, " images"]
     ) -> Float[Tensor, "b e"]:
@@ -347,12 +396,6 @@ def network_tensors(networks: Sequence[tuple[MainNet, MetaNet]]) -> dict[str, Te
         for kind, net in zip(("main_net", "meta_net"), nets, strict=True)
         for name, value in net.state_dict().items()
     }
-
-
-def _joined(parts: Float[Tensor, "n nets d"]) -> Float[Tensor, "n nets*d"]:
-    """Puts the networks' parts side by side; rows have length 1."""
-    joined: Tensor = parts.flatten(1) / parts.shape[1] ** 0.5
-    return joined
 
 
 def _blocks(pairs: Pairs) -> list[Pairs]:

@@ -16,8 +16,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
-from nccleaner.purify.ridge import Standardiser
 from nccleaner.purify.shares import Floats
+from nccleaner.purify.standardise import Standardiser
 from nccleaner.train.pairs import Pairs
 
 Scores = npt.NDArray[np.float32]

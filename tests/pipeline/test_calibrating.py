@@ -93,6 +93,7 @@ def test_siblings_that_were_not_heard_before_training_are_not_heard_after_it(hea
         architecture=scorer.architecture,
         networks=scorer.networks,
         frozen=scorer.frozen,
+        canonical=scorer.canonical,
         siblings=False,
         judges=None,
         tokenizer="",

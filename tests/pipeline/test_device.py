@@ -30,13 +30,13 @@ def test_evidence_does_not_depend_on_portions(monkeypatch):
         weights=torch.ones(len(data.pool)),
         references=64,
         neighbours=5,
-        penalty=1.0,
+        shrinkage=1.0,
         generator=torch.Generator().manual_seed(0),
     )
     at_once = data.evidence(frozen, data.pool)
     monkeypatch.setattr(module, "_BLOCK_PAIRS", 37)
     torch.testing.assert_close(data.evidence(frozen, data.pool), at_once)
-    assert at_once.shape == (POOL + PROBES, 4)
+    assert at_once.shape == (POOL + PROBES, 3)
 
 
 def test_on_a_cpu_the_tables_are_where_they_were_built():

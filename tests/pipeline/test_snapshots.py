@@ -172,7 +172,7 @@ def test_the_fingerprint_knows_settings_and_device_and_not_where_data_came_from(
     assert training_fingerprint(TABLES, CONFIG, "cuda:1") != known
     for section, value in (
         ("train", CONFIG.train.model_copy(update={"margin": 0.3})),
-        ("purify", CONFIG.purify.model_copy(update={"ridge": 2.0})),
+        ("purify", CONFIG.purify.model_copy(update={"shrinkage": 2.0})),
         ("model", CONFIG.model.model_copy(update={"dropout": 0.1})),
         ("seed", 1),
     ):

@@ -24,7 +24,7 @@ def fit(pool, seed=0, references=200):
         weights=torch.ones(len(pool.images)),
         references=references,
         neighbours=10,
-        penalty=1.0,
+        shrinkage=1.0,
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -32,7 +32,7 @@ def fit(pool, seed=0, references=200):
 def test_each_kind_of_evidence_is_higher_for_matched_pairs(pool):
     evidence = fit(pool).of(pool)
 
-    assert evidence.shape == (COUNT, 4)
+    assert evidence.shape == (COUNT, 3)
     wins = evidence[NOISY:, None, :] > evidence[None, :NOISY, :]
     assert (wins.float().mean(dim=(0, 1)) > 0.85).all()
 
@@ -43,7 +43,7 @@ def test_evidence_does_not_depend_on_the_portion_in_which_a_pair_comes(pool, mon
     monkeypatch.setattr(module, "_BLOCK_ROWS", 37)
 
     torch.testing.assert_close(evidence.of(pool), whole, atol=1e-6, rtol=0)
-    assert evidence.of(pool.take(slice(0, 0))).shape == (0, 4)
+    assert evidence.of(pool.take(slice(0, 0))).shape == (0, 3)
 
 
 def test_the_seed_draws_the_references(pool):

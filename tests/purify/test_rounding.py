@@ -7,8 +7,10 @@ import torch
 from networks import latent_features
 from torch.nn import functional as F
 
+from nccleaner.purify import canonical as canonical_module
 from nccleaner.purify import frozen as frozen_module
 from nccleaner.purify import scoring as scoring_module
+from nccleaner.purify.canonical import CanonicalView
 from nccleaner.purify.frozen import Frozen, FrozenEvidence
 from nccleaner.purify.scoring import Scorer
 from nccleaner.train.networks import Architecture, build_networks
@@ -25,7 +27,7 @@ def pool():
 @pytest.fixture
 def computing_with(monkeypatch):
     def choose(dtype):
-        for module in (frozen_module, scoring_module):
+        for module in (canonical_module, frozen_module, scoring_module):
             monkeypatch.setattr(module, "fast_dtype", lambda device: dtype)
 
     return choose
@@ -37,7 +39,7 @@ def test_frozen_evidence_changes_little(pool, computing_with):
         weights=torch.ones(COUNT),
         references=200,
         neighbours=20,
-        penalty=1.0,
+        shrinkage=1.0,
         generator=torch.Generator().manual_seed(0),
     )
     computing_with(torch.float32)
@@ -67,6 +69,9 @@ def test_embeddings_change_little_and_have_length_1(pool, computing_with):
         architecture=architecture,
         networks=[build_networks(architecture, seed=seed) for seed in range(2)],
         frozen=None,
+        canonical=CanonicalView.fit(
+            pool.images, pool.texts, weights=torch.ones(COUNT), shrinkage=None
+        ),
         siblings=False,
         judges=None,
         tokenizer="",

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from nccleaner.errors import RunError
 from nccleaner.model.products import float32_products
 from nccleaner.purify import scoring as module
+from nccleaner.purify.canonical import CanonicalView
 from nccleaner.purify.frozen import Frozen, FrozenEvidence
 from nccleaner.purify.judge import Judges, fit_judge
 from nccleaner.purify.scorer_file import scorer_identity
@@ -62,13 +63,17 @@ def scorer(features, pairs):
         weights=torch.ones(COUNT),
         references=50,
         neighbours=5,
-        penalty=1.0,
+        shrinkage=1.0,
         generator=torch.Generator().manual_seed(0),
+    )
+    canonical = CanonicalView.fit(
+        features.images.float(), features.texts.float(), weights=torch.ones(COUNT), shrinkage=1.0
     )
     made = Scorer(
         architecture=architecture(),
         networks=networks,
         frozen=frozen,
+        canonical=canonical,
         siblings=False,
         judges=None,
         tokenizer="",
@@ -129,9 +134,11 @@ def test_evidence_is_logit_other_networks_cosine_contrast_and_frozen(scorer, fea
     evidence = gather(scorer, features, pairs)
 
     assert [own.shape for own in evidence.of_networks] == [(2 * COUNT, 2)] * 2
-    cosines = [own[:, 1] for own in evidence.of_networks]
+    canonical = scorer.canonical.embed_images(features.images)[pairs.image_rows]
+    canonical = canonical * scorer.canonical.embed_texts(features.texts)[pairs.text_rows]
+    cosines = [*(own[:, 1] for own in evidence.of_networks), canonical.sum(dim=1).numpy()]
     np.testing.assert_allclose(np.mean(cosines, axis=0), evidence.similarity, atol=1e-6)
-    assert (evidence.contrast.shape, evidence.frozen.shape) == ((2 * COUNT, 2), (2 * COUNT, 4))
+    assert (evidence.contrast.shape, evidence.frozen.shape) == ((2 * COUNT, 2), (2 * COUNT, 3))
     assert evidence.siblings is None
     some = np.arange(2 * COUNT) % 3 == 0
     for own, whole in zip(evidence.of_networks, evidence.of_rows(some), strict=True):
@@ -169,6 +176,7 @@ def test_an_equal_caption_is_no_alternative_however_products_are_rounded():
         architecture=wide,
         networks=[build_networks(wide, seed=0)],
         frozen=None,
+        canonical=None,
         siblings=False,
         judges=None,
         tokenizer="",
@@ -199,6 +207,7 @@ def alone(scorer, *, networks, siblings=False):
         architecture=scorer.architecture,
         networks=scorer.networks[:networks],
         frozen=scorer.frozen,
+        canonical=scorer.canonical,
         siblings=siblings,
         judges=None,
         tokenizer="",
@@ -211,7 +220,10 @@ def test_one_network_is_its_own_other(scorer, features, pairs, tmp_path):
     evidence = gather(single, features, pairs)
     (own,), (first, _) = evidence.of_networks, gather(scorer, features, pairs).of_networks
     np.testing.assert_array_equal(own[:, 0], first[:, 0])
-    np.testing.assert_array_equal(own[:, 1], evidence.similarity)
+    canonical = single.canonical.embed_images(features.images)[pairs.image_rows]
+    canonical = canonical * single.canonical.embed_texts(features.texts)[pairs.text_rows]
+    both = (own[:, 1] + canonical.sum(dim=1).numpy()) / 2
+    np.testing.assert_allclose(both, evidence.similarity, atol=1e-6)
 
     identity = single.save(tmp_path / "single.safetensors")
     restored = Scorer.load(tmp_path / "single.safetensors", device="cpu")
@@ -364,6 +376,7 @@ def test_captions_may_come_as_tokens(pairs, features, tmp_path):
         architecture=architecture(vocabulary=20),
         networks=networks,
         frozen=None,
+        canonical=None,
         siblings=False,
         judges=None,
         tokenizer="{}",

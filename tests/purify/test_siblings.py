@@ -7,8 +7,8 @@ from networks import rows
 from sklearn.metrics import roc_auc_score
 
 from nccleaner.purify import siblings as module
-from nccleaner.purify.ridge import Standardiser
 from nccleaner.purify.siblings import Siblings
+from nccleaner.purify.standardise import Standardiser
 
 TEXTS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 STANDARDISE = Standardiser.fit(TEXTS)

@@ -3,9 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from baselines.ridge import FOLDS, RidgeMap
 from networks import latent_features
-
-from nccleaner.purify.ridge import FOLDS, RidgeMap, Standardiser
 
 PENALTY = 0.7
 
@@ -88,16 +87,3 @@ def test_no_weight_and_folds_without_a_pair_give_finite_maps(pool, believed):
 
     assert all(torch.isfinite(values).all() for values in (*cosines, fitted.to_text))
     assert not cosines[0].any()  # nobody else to learn from
-
-
-def test_standardiser_scales_features_and_does_not_blow_up_constants():
-    features = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
-    features = features * torch.tensor([1.0, 10.0, 1e-6]) + torch.tensor([5.0, -3.0, 2.0])
-
-    standard = Standardiser.fit(features)(features)
-
-    torch.testing.assert_close(standard.mean(dim=0), torch.zeros(3), atol=1e-4, rtol=0)
-    deviation = standard.std(dim=0)
-    assert 0.9 < deviation[0] < 1.01
-    assert 0.9 < deviation[1] < 1.01
-    assert deviation[2] < 1e-3
