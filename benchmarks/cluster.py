@@ -177,7 +177,7 @@ class Storage:
 
     image_width: int = 1280
     text_width: int = 384
-    dim: int = 1024
+    dim: int = 1280
     columns: int = 100
     kept: float = 0.65
 
@@ -265,7 +265,7 @@ def _parse() -> argparse.Namespace:
     defaults = Storage()
     add("--image-width", type=int, default=defaults.image_width, help="of features (1280)")
     add("--text-width", type=int, default=defaults.text_width, help="of features (384)")
-    add("--dim", type=int, default=defaults.dim, help="of the indexes' vectors (1024)")
+    add("--dim", type=int, default=defaults.dim, help="of the indexes' vectors (1280)")
     add(
         "--columns", type=int, default=defaults.columns, help="bytes of a shard's own columns (100)"
     )

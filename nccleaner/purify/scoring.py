@@ -111,7 +111,8 @@ class _Views(NamedTuple):
     def joined(self) -> Float[Tensor, "n dim"]:
         """Puts all side by side; rows have length 1."""
         count = self.parts.shape[1] + bool(self.canonical.shape[1])
-        return torch.cat([self.parts.flatten(1), self.canonical], dim=1) / count**0.5
+        joined: Tensor = torch.cat([self.parts.flatten(1), self.canonical], dim=1) / count**0.5
+        return joined
 
 
 class Scorer:
