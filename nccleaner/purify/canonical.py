@@ -26,6 +26,7 @@ _WIDTH = 256
 _POWER = 0.25
 # What the covariances of n pairs are blurred by grows with (features / n) ** .5.
 _SHRINKAGE = 8.0
+_BLOCK_ROWS = 65_536
 _NOTHING = 1e-12
 
 
@@ -65,11 +66,13 @@ class CanonicalMap:
             features = images.shape[1] + texts.shape[1]
             shrinkage = _SHRINKAGE * (features / float(weights.sum().clamp(min=1.0))) ** 0.5
         of_images, of_texts = _whitening(images, shrinkage), _whitening(texts, shrinkage)
-        places = [folds == fold for fold in range(FOLDS)] if folds is not None else [slice(None)]
-        own = torch.stack(
-            [(images[rows] * weights[rows, None]).T @ texts[rows] for rows in places]
-        ).double()  # [k, f, l]
-        crosses = own if folds is None else own.sum(dim=0) - own
+        if folds is None:
+            crosses = _cross(images, texts, weights)[None]
+        else:
+            own = torch.stack(
+                [_cross(images, texts, weights * (folds == fold)) for fold in range(FOLDS)]
+            )
+            crosses = own.sum(dim=0) - own  # [k, f, l]
         left, right = [], []
         for cross in crosses:
             together, correlations, other = torch.linalg.svd(
@@ -184,6 +187,16 @@ def _embed(
     """Maps rows, in bfloat16 where the hardware computes with it; length 1 in float32."""
     dtype = fast_dtype(str(weights.device))
     return directions((directions(standardised).to(dtype) @ weights.to(dtype)).float())
+
+
+def _cross(
+    images: Float[Tensor, "n f"], texts: Float[Tensor, "n l"], weights: Float[Tensor, " n"]
+) -> Float[Tensor, "f l"]:
+    """Returns the sum of weighted outer products, without a copy of all rows."""
+    total = torch.zeros(images.shape[1], texts.shape[1], dtype=torch.float64, device=images.device)
+    for rows in torch.split(torch.nonzero(weights)[:, 0], _BLOCK_ROWS):
+        total += (images[rows] * weights[rows, None]).T @ texts[rows]
+    return total
 
 
 def _whitening(rows: Float[Tensor, "n f"], shrinkage: float) -> Float[Tensor, "f f"]:
