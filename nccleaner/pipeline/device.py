@@ -63,7 +63,7 @@ class DeviceTables:
         return self if where == self.device else DeviceTables.on(self.tables, str(where))
 
     def evidence(self, frozen: FrozenEvidence, pairs: Pairs) -> Tensor:
-        """Returns what frozen features say of pairs that are on the device, [n, 4]."""
+        """Returns what frozen features say of pairs that are on the device, [n, 3]."""
         blocks = zip(
             torch.split(pairs.image_rows, _BLOCK_PAIRS),
             torch.split(pairs.text_rows, _BLOCK_PAIRS),

@@ -2,7 +2,8 @@
 
 `metrics.jsonl`, `last.safetensors` and `state.pt` are written in this order. Only the state is read
 again, and it holds the lines of the metrics too: whenever a run ends, what it leaves is of one
-epoch. The frozen evidence is not in it; it comes out the same when it is computed again.
+epoch. The frozen evidence and the canonical view are not in it; they come out the same when
+computed again.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ _WIDTH = 256
 _POWER = 0.25
 # What the covariances of n pairs are blurred by grows with (features / n) ** .5.
 _SHRINKAGE = 8.0
-_BLOCK_ROWS = 65_536
+# Of the strongest; what is below it is rounding.
+_NO_CORRELATION = 1e-6
+_BLOCK_ROWS = 8_192
 _NOTHING = 1e-12
 
 
@@ -78,9 +80,14 @@ class CanonicalMap:
             together, correlations, other = torch.linalg.svd(
                 of_images.T @ cross @ of_texts, full_matrices=False
             )
-            scales = (correlations / correlations.max().clamp(min=_NOTHING)) ** _POWER
-            left.append(of_images @ (together * scales)[:, :_WIDTH])
-            right.append(of_texts @ (other.T * scales)[:, :_WIDTH])
+            scales = correlations / correlations.max().clamp(min=_NOTHING)
+            scales = scales.where(scales > _NO_CORRELATION, 0.0) ** _POWER
+            to_image = of_images @ (together * scales)[:, :_WIDTH]
+            to_text = of_texts @ (other.T * scales)[:, :_WIDTH]
+            # The sign of a direction is arbitrary; fixed here, it does not hang on rounding.
+            signs = to_image.gather(0, to_image.abs().argmax(dim=0)[None]).sign()  # [1, c]
+            left.append(to_image * signs)
+            right.append(to_text * signs)
         return CanonicalMap(torch.stack(left).float(), torch.stack(right).float())
 
     def to(self, dtype: torch.dtype) -> CanonicalMap:
@@ -132,6 +139,7 @@ class CanonicalView:
         shrinkage: float | None,
     ) -> CanonicalView:
         """Fits to the frozen features of pairs; the rest as in `CanonicalMap.fit`."""
+        images, texts = images.float(), texts.float()
         of_images, of_texts = Standardiser.fit(images), Standardiser.fit(texts)
         fitted = CanonicalMap.fit(
             of_images(images), of_texts(texts), weights=weights, folds=None, shrinkage=shrinkage

@@ -83,6 +83,18 @@ def test_pairs_that_nobody_believes_teach_nothing_of_what_belongs_together(pool)
     torch.testing.assert_close(*cosines, atol=1e-5, rtol=0)
 
 
+def test_rounding_does_not_turn_directions_round():
+    images, texts = latent_features(500, width=200, latent=100)
+    images, texts = Standardiser.fit(images)(images), Standardiser.fit(texts)(texts)
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(1))  # rounds otherwise
+
+    before = fit(images, texts, None, torch.ones(500))
+    after = fit(images[order], texts[order], None, torch.ones(500))
+
+    torch.testing.assert_close(before.of_images, after.of_images, atol=1e-2, rtol=0)
+    torch.testing.assert_close(before.of_texts, after.of_texts, atol=1e-2, rtol=0)
+
+
 def test_shrinkage_follows_the_believed_pairs(pool):
     images, texts, _, weights = pool
     by_itself = fit(images, texts, None, weights, shrinkage=None)
