@@ -29,6 +29,7 @@ from nccleaner.purify.frozen import KINDS, Frozen, FrozenEvidence
 from nccleaner.purify.judge import Judges
 from nccleaner.purify.scorer_file import LAYOUT, damaged, read_description, scorer_identity
 from nccleaner.purify.siblings import Siblings
+from nccleaner.purify.views import Views
 from nccleaner.train.networks import Architecture, build_networks, read_own_backbone
 from nccleaner.train.objective import pair_logits
 from nccleaner.train.pairs import Features, Pairs, rows_of
@@ -83,36 +84,6 @@ class Scored(NamedTuple):
     similarity: npt.NDArray[np.float32]
     corrected_similarity: npt.NDArray[np.float32]
     clean_probability: npt.NDArray[np.float32]
-
-
-class _Views(NamedTuple):
-    """What images, or captions, look like to all that embeds them; rows of each have length 1.
-
-    Attributes:
-        parts: Semantic parts, of each network.
-        canonical: In the canonical view; no columns where there is none.
-    """
-
-    parts: Float[Tensor, "n nets d"]
-    canonical: Float[Tensor, "n c"]
-
-    def take(self, rows: Tensor) -> _Views:
-        """Returns some rows."""
-        return _Views(self.parts[rows], self.canonical[rows])
-
-    def cosines(self, others: _Views) -> Float[Tensor, "n views"]:
-        """Returns the cosines of row i with row i of others: the networks', then the canonical."""
-        cosines: Tensor = (self.parts * others.parts).sum(dim=2)
-        if not self.canonical.shape[1]:
-            return cosines
-        canonical = (self.canonical * others.canonical).sum(dim=1, keepdim=True)
-        return torch.cat([cosines, canonical], dim=1)
-
-    def joined(self) -> Float[Tensor, "n dim"]:
-        """Puts all side by side; rows have length 1."""
-        count = self.parts.shape[1] + bool(self.canonical.shape[1])
-        joined: Tensor = torch.cat([self.parts.flatten(1), self.canonical], dim=1) / count**0.5
-        return joined
 
 
 class Scorer:
@@ -331,14 +302,14 @@ class Scorer:
 
     def _views_of(
         self, modality: Literal["image", "text"], stored: Tensor, rows: Int[Tensor, " b"]
-    ) -> _Views:
+    ) -> Views:
         """Embeds some rows, each once however often it is named."""
         distinct, places = torch.unique(rows, return_inverse=True)
         if len(distinct) == len(rows):
             return self._views(modality, rows_of(stored, rows, rows.device))
         return self._views(modality, rows_of(stored, distinct, rows.device)).take(places)
 
-    def _views(self, modality: Literal["image", "text"], rows: Tensor) -> _Views:
+    def _views(self, modality: Literal["image", "text"], rows: Tensor) -> Views:
         """Embeds what is stored of images or of captions.
 
         Where the hardware computes with bfloat16, so do the layers.
@@ -346,13 +317,13 @@ class Scorer:
         parts = self._parts(modality, rows)
         view = self.canonical
         if view is None:
-            return _Views(parts, parts.new_zeros(len(rows), 0))
+            return Views(parts, parts.new_zeros(len(rows), 0))
         canonical = torch.empty(len(rows), view.width, device=parts.device)
         embed = view.embed_images if modality == "image" else view.embed_texts
         for start in range(0, len(rows), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
             canonical[block] = embed(rows[block].to(parts.device))
-        return _Views(parts, canonical)
+        return Views(parts, canonical)
 
     def _parts(self, modality: Literal["image", "text"], rows: Tensor) -> Float[Tensor, "n nets d"]:
         """Returns the semantic part that each network makes of images or of captions."""
