@@ -101,14 +101,15 @@ class Finished:
 
     def _scoring(self, *, rounds: int, memory: bool) -> Row:
         scoring = self._scoring_of
-        scorer, none = scoring.scorer, pa.array([], pa.string())
+        scorer = scoring.scorer
+        none = pa.table({"key": pa.array([], pa.string()), "belief": pa.array([], pa.float32())})
 
         def networks(shard: Shard, part: FeaturePart) -> None:
             score_part(
                 shard,
                 part,
                 scorer,
-                fitted_keys=none,
+                pool=none,
                 device=scoring.device,
                 max_tokens=self.config.model.max_tokens,
                 advance=lambda _: None,

@@ -132,7 +132,10 @@ class GeneratedRun:
         trusted = np.unique(draw.integers(self.pairs, size=min(TRUSTED, self.pairs // 20)))
         places = np.unique(draw.integers(self.pairs, size=self.config.train.max_pairs))
         places = np.setdiff1d(places, trusted)
-        pool = pa.table([_shards_of(places), _keys_of(places)], names=["shard", "key"])
+        belief = np.full(len(places), 1 - MISMATCHED, np.float32)
+        pool = pa.table(
+            [_shards_of(places), _keys_of(places), belief], names=["shard", "key", "belief"]
+        )
         columns = [_shards_of(trusted), _keys_of(trusted), np.ones(len(trusted), np.int8)]
         _write_table(pool, self.workspace.pool)
         _write_table(pa.table(columns, schema=LABEL_SCHEMA), self.workspace.trusted)

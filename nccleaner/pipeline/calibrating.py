@@ -21,7 +21,12 @@ from nccleaner.train.pairs import Pairs, join_pairs
 
 
 def calibrate(
-    scorer: Scorer, data: DeviceTables, config: RunConfig, on_judge: Callable[[], None]
+    scorer: Scorer,
+    data: DeviceTables,
+    config: RunConfig,
+    *,
+    belief: npt.NDArray[np.float32],
+    on_judge: Callable[[], None],
 ) -> Judges:
     """Fits the judge of the pool to the planted probes, that of other pairs to the held-out.
 
@@ -29,6 +34,7 @@ def calibrate(
         scorer: Trained; gets its alternatives here, and its judges from what is returned.
         data: Pool and trusted pairs.
         config: Seed.
+        belief: [pool] in [0, 1], how much training believed each pair.
         on_judge: Called after each judge.
 
     Raises:
@@ -47,12 +53,12 @@ def calibrate(
     noisy = slice(0, len(data.pool) - data.probes)
     probes = slice(noisy.stop, len(data.pool))
     unseen = slice(probes.stop, None)
-    of_pool = evidence.of_rows(noisy)
     fitted_judge = fit_judge(
-        evidence.of_rows(probes),
+        evidence.of_rows(probes, belief),
         evidence.similarity[probes],
         data.tables.probe_matched,
-        pool_evidence=of_pool,
+        pool_evidence=evidence.of_rows(noisy, belief),
+        hears_belief=True,
         seed=config.seed,
         noise=_noise_rate(scorer.frozen, data, evidence.frozen[noisy], config.seed)
         if scorer.frozen
@@ -64,13 +70,15 @@ def calibrate(
         evidence.of_rows(unseen),
         evidence.similarity[unseen],
         np.arange(len(matched) + len(mismatched)) < len(matched),
-        pool_evidence=of_pool,
+        pool_evidence=evidence.of_rows(noisy),
         seed=config.seed,
         noise_rate=fitted_judge.noise_rate,
     )
     judges = Judges(fitted_judge, unseen_judge)
     if evidence.siblings is not None:
-        judges = _hear_siblings(judges, evidence, evidence.siblings, noisy, probes, config.seed)
+        judges = _hear_siblings(
+            judges, evidence, evidence.siblings, belief, noisy, probes, config.seed
+        )
     on_judge()
     return judges
 
@@ -79,12 +87,13 @@ def _hear_siblings(
     judges: Judges,
     evidence: Evidence,
     siblings: Siblings,
+    trained: npt.NDArray[np.float32],
     noisy: slice,
     probes: slice,
     seed: int,
 ) -> Judges:
     """Teaches both judges what siblings are worth; only pairs of the pool vouch for others."""
-    of_pool = evidence.of_rows(noisy)
+    of_pool = evidence.of_rows(noisy, trained)
     fitted, unseen = judges.fitted, judges.unseen
     belief = np.zeros(len(evidence.similarity), dtype=np.float32)
     belief[noisy] = fitted.corrected_similarity(of_pool)
@@ -92,7 +101,7 @@ def _hear_siblings(
         belief[probes] = fitted.labelled.corrected_similarity
         agreement = siblings.agreement(belief)
         fitted = fitted.with_siblings(
-            evidence.of_rows(probes),
+            evidence.of_rows(probes, trained),
             agreement[probes],
             pool_evidence=of_pool,
             pool_agreement=agreement[noisy],
@@ -103,7 +112,7 @@ def _hear_siblings(
     unseen = unseen.with_siblings(
         evidence.of_rows(rest),
         agreement[rest],
-        pool_evidence=of_pool,
+        pool_evidence=evidence.of_rows(noisy),
         pool_agreement=agreement[noisy],
         seed=seed,
     )

@@ -79,16 +79,24 @@ class PoolRows:
             joined.select(["shard", "key"]),
         )
 
-    def samples_with(self, probes: Sequence[LabelledPair]) -> pa.Table:
-        """The samples of the pool, and of probes that were planted as the shards have them."""
+    def samples_with(
+        self, probes: Sequence[LabelledPair], unchanged: npt.NDArray[np.int64]
+    ) -> pa.Table:
+        """The samples of the pool with their rows in it, where probes follow the others.
+
+        Args:
+            probes: All that were planted.
+            unchanged: Places of those that kept their captions. Only samples that are planted as
+                the shards have them are among the samples.
+        """
+        count = len(self.samples)
+        samples = self.samples.append_column("row", pa.array(np.arange(count)))
         inside = [
-            {"shard": item.pair.shard, "key": item.pair.key}
-            for item in probes
-            if item.pair.shard is not None and not item.pair.overrides_caption
+            {"shard": probes[place].pair.shard, "key": probes[place].pair.key, "row": count + place}
+            for place in unchanged.tolist()
+            if probes[place].pair.shard is not None and not probes[place].pair.overrides_caption
         ]
-        return pa.concat_tables(
-            [self.samples, pa.Table.from_pylist(inside, schema=self.samples.schema)]
-        )
+        return pa.concat_tables([samples, pa.Table.from_pylist(inside, schema=samples.schema)])
 
 
 def draw_rows(usable: Iterable[npt.NDArray[np.bool_]], count: int, *, seed: int) -> list[Rows]:

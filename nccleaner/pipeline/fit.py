@@ -272,7 +272,7 @@ class _Fit:
     def _write_results(self, fitted: Fitted, inputs: _Inputs, tables: TrainingTables) -> None:
         """Writes which pairs the networks saw or were told about, and what scores."""
         workspace, labelled = self.workspace, inputs.labelled
-        write_parquet(tables.pool_samples, workspace.pool)
+        write_parquet(tables.believed_samples(fitted.belief), workspace.pool)
         write_parquet(label_table(item.pair for item in labelled.pairs), workspace.trusted)
         if labelled.set_aside:
             write_parquet(label_table(item.pair for item in labelled.set_aside), workspace.sample)

@@ -50,6 +50,11 @@ class Trained:
     best_epoch: int
     held_out_auroc: float
 
+    @property
+    def belief(self) -> npt.NDArray[np.float32]:
+        """How much both networks together believe each pair of the pool, [n] in [0, 1]."""
+        return mean_belief(self.believed).numpy()
+
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
@@ -57,6 +62,7 @@ class Fitted:
 
     Attributes:
         scorer: The best snapshot with its judges.
+        belief: [pool] in [0, 1], how much training believed each pair.
         epochs: Passes over the pool.
         best_epoch: Counted from 1.
         held_out_auroc: Of the best snapshot, on held-out pairs.
@@ -66,6 +72,7 @@ class Fitted:
     """
 
     scorer: Scorer
+    belief: npt.NDArray[np.float32]
     epochs: int
     best_epoch: int
     held_out_auroc: float
@@ -142,12 +149,17 @@ def train_scorer(
     return Trained(scorer, training.weights, training.epoch, best.epoch, best.selection)
 
 
+def mean_belief(believed: Sequence[Tensor]) -> Tensor:
+    """Returns how much all networks together believe each pair, [n] in [0, 1]."""
+    return torch.stack([*believed]).mean(dim=0)
+
+
 def _canonical_view(
     data: DeviceTables, believed: Sequence[Tensor], config: RunConfig
 ) -> CanonicalView:
     """Fits a last canonical map, to what the networks believe at the end."""
     where = data.at_features()
-    weights, pairs = torch.stack([*believed]).mean(dim=0), where.pool
+    weights, pairs = mean_belief(believed), where.pool
     if config.train.learn_trusted:
         matched = where.on_device(data.tables.meta.matched)
         pairs = join_pairs(pairs, matched)
@@ -217,12 +229,15 @@ def judge_scorer(
     """
     scorer, data = trained.scorer, DeviceTables.on(tables, device)
     with reporter.stage("Calibrating by the trusted pairs", 2, "judges") as advance:
-        scorer.judges = calibrate(scorer, data, config, lambda: advance(1))
+        scorer.judges = calibrate(
+            scorer, data, config, belief=trained.belief, on_judge=lambda: advance(1)
+        )
     fitted = scorer.judges.fitted
     probes = fitted.labelled
     probe_auroc = _auroc(probes.corrected_similarity, probes.matched)
     return Fitted(
         scorer=scorer,
+        belief=trained.belief,
         epochs=trained.epochs,
         best_epoch=trained.best_epoch,
         held_out_auroc=trained.held_out_auroc,

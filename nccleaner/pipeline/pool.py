@@ -61,7 +61,8 @@ class TrainingTables:
         features: Images and captions, each once; memory-mapped where they are features.
         identities: [images] int64, a number from the content of each image.
         pool: The noisy pairs; the planted probes come last.
-        pool_samples: `shard` and `key` of the samples that are in the pool as they are.
+        pool_samples: `shard` and `key` of the samples that are in the pool as they are, and their
+            `row` in it.
         probe_matched: [probes] bool, whether a probe's caption is its own.
         meta: Trusted pairs that guide training.
         held_out: Trusted pairs that choose the snapshot and judge what is not in the pool.
@@ -80,6 +81,18 @@ class TrainingTables:
     tokenizer: str
     vocabulary: int
     targets: Targets
+
+    def believed_samples(self, belief: npt.NDArray[np.float32]) -> pa.Table:
+        """Returns the samples of the pool with how much training believed each.
+
+        Args:
+            belief: [pool] in [0, 1].
+
+        Returns:
+            `shard`, `key` and `belief`, as `checkpoints/pool.parquet` has them.
+        """
+        own = belief[self.pool_samples["row"].to_numpy()]
+        return self.pool_samples.drop_columns("row").append_column("belief", pa.array(own))
 
     def without_files(self, folder: Path) -> TrainingTables:
         """Returns what is not in the files of `folder`, for a process that maps those itself.
@@ -194,7 +207,7 @@ def build_tables(
         identities=image_identities(images),
         pool=join_pairs(noisy, probe_pairs),
         pool_samples=rows.samples_with(
-            [item for place, item in enumerate(probes) if planted.caption_from[place] == place]
+            probes, np.flatnonzero(planted.caption_from == np.arange(len(probes)))
         ),
         probe_matched=planted.matched,
         meta=meta,

@@ -228,17 +228,17 @@ class _ScoringOfShards:
         if scoring.device == "cpu":
             keep_freed_memory()
         scorer = scoring.scorer
-        fitted = _keys_by_shard(read_checkpoint(scoring.workspace.pool))
-        nothing = pa.array([], pa.string())
+        pool = read_checkpoint(scoring.workspace.pool)
+        nothing, by_shard = pool.slice(0, 0), _by_shard(pool)
 
         def score_shard(item: tuple[Shard, FeaturePart], advance: Advance) -> None:
             shard, part = item
-            trained_on = fitted.get(shard.name, nothing) if scoring.is_of_fit(shard) else nothing
+            trained_on = by_shard.get(shard.name, nothing) if scoring.is_of_fit(shard) else nothing
             table = score_part(
                 shard,
                 part.unread(),
                 scorer,
-                fitted_keys=trained_on,
+                pool=trained_on,
                 device=scoring.device,
                 max_tokens=scoring.description.config.model.max_tokens,
                 advance=advance,
@@ -250,8 +250,11 @@ class _ScoringOfShards:
             yield score_shard
 
 
-def _keys_by_shard(pool: pa.Table) -> dict[str, pa.Array]:
-    """The keys of the pool's pairs, by the name of their shard."""
-    grouped = pool.group_by("shard").aggregate([("key", "list")])
-    keys = (scalar.values for scalar in grouped["key_list"])
-    return dict(zip(grouped["shard"].to_pylist(), keys, strict=True))
+def _by_shard(pool: pa.Table) -> dict[str, pa.Table]:
+    """The pairs of the pool, by the name of their shard."""
+    grouped = pool.group_by("shard", use_threads=False).aggregate(
+        [("key", "list"), ("belief", "list")]
+    )
+    columns = zip(grouped["key_list"], grouped["belief_list"], strict=True)
+    pairs = (pa.table({"key": key.values, "belief": belief.values}) for key, belief in columns)
+    return dict(zip(grouped["shard"].to_pylist(), pairs, strict=True))

@@ -80,7 +80,7 @@ def score_part(
     part: FeaturePart,
     scorer: Scorer,
     *,
-    fitted_keys: pa.Array,
+    pool: pa.Table,
     device: str,
     max_tokens: int,
     advance: Callable[[int], None],
@@ -91,7 +91,7 @@ def score_part(
         shard: The shard.
         part: Its features.
         scorer: Scores pairs.
-        fitted_keys: Keys of the shard's samples that the networks were trained on.
+        pool: `key` and `belief` of the shard's samples that the networks were trained on.
         device: Where to compute.
         max_tokens: Of a caption, where captions come as tokens.
         advance: Takes how many samples are done since the last call.
@@ -103,7 +103,8 @@ def score_part(
 
     samples = part.samples
     chosen = is_pair(part).to_numpy()
-    fitted = pc.is_in(samples["key"], value_set=fitted_keys).to_numpy() & chosen
+    belief = _belief(samples["key"], pool)
+    belief[~chosen] = np.nan
     pairs = pairs_of(part, scorer, device=device)
     identities = image_identities(_image_digests(part)).to(device)
     evidence = scorer.gather(
@@ -118,7 +119,7 @@ def score_part(
             "damaged, or its training went astray.",
             "Run `nccleaner fit` again.",
         )
-    scores = scorer.score(evidence, fitted=fitted[chosen])
+    scores = scorer.score(evidence, belief=belief[chosen])
     advance(len(chosen) - len(pairs))
 
     def column(values: npt.NDArray[np.float32]) -> pa.Array:
@@ -130,10 +131,19 @@ def score_part(
         pa.array([shard.name] * len(chosen), pa.string()),
         samples["key"],
         *(column(values) for values in scores),
-        pa.array(fitted),
+        pa.array(~np.isnan(belief)),
         samples["status"],
     ]
     return pa.table(columns, schema=SCHEMA)
+
+
+def _belief(keys: pa.ChunkedArray, pool: pa.Table) -> npt.NDArray[np.float32]:
+    """How much training believed each sample; not a number where it is not in the pool."""
+    place = pc.index_in(keys, value_set=pool["key"].combine_chunks())
+    belief: npt.NDArray[np.float32] = (
+        pool["belief"].combine_chunks().take(place.combine_chunks()).to_numpy(zero_copy_only=False)
+    )
+    return belief.astype(np.float32)
 
 
 def _image_digests(part: FeaturePart) -> list[str]:

@@ -19,7 +19,7 @@ from nccleaner.identity import is_file_name
 from nccleaner.output.summary import SUMMARY_NAME
 from nccleaner.records import Shard
 
-_LAYOUT = 2
+_LAYOUT = 3
 # What reading a file of another version, a damaged or a forged one may raise.
 _UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError),
@@ -90,7 +90,7 @@ class Workspace:
 
     @property
     def pool(self) -> Path:
-        """Which pairs the networks were trained on."""
+        """Which pairs the networks were trained on, and how much they were believed."""
         return self.root / "checkpoints" / "pool.parquet"
 
     @property

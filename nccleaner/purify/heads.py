@@ -26,12 +26,12 @@ _PULL = 1.0
 
 @dataclass(frozen=True, slots=True)
 class EvidenceHead:
-    """A logistic model over kinds of evidence, each of which speaks for a match.
+    """A logistic model over kinds of evidence.
 
     Attributes:
         mean: [e], of each kind of evidence over the pool.
         scale: [e], its standard deviation.
-        weights: [e], not negative.
+        weights: [e], not negative but those of the first kinds, if they were fitted as free.
         bias: The intercept.
     """
 
@@ -42,18 +42,24 @@ class EvidenceHead:
 
     @staticmethod
     def fit(
-        evidence: npt.ArrayLike, matched: npt.ArrayLike, *, mean: Floats, scale: Floats
+        evidence: npt.ArrayLike,
+        matched: npt.ArrayLike,
+        *,
+        mean: Floats,
+        scale: Floats,
+        free: int = 0,
     ) -> EvidenceHead:
         """Fits to labelled pairs; both labels weigh the same.
 
         Penalised maximum likelihood: weights are not negative, since every kind of evidence is
-        higher for matched pairs, and are drawn towards their common mean.
+        higher for matched pairs, and are drawn towards their common mean. Free ones are neither.
 
         Args:
             evidence: [n, e].
             matched: [n] bool, at least one of each.
             mean: [e], of the pool.
             scale: [e], of the pool, positive.
+            free: So many kinds, the first ones, may speak against a match as well.
         """
         standard = (np.asarray(evidence, dtype=np.float64) - mean) / scale
         label = np.asarray(matched, dtype=bool)
@@ -63,7 +69,8 @@ class EvidenceHead:
         def objective(parameters: Floats) -> tuple[float, Floats]:
             weights, bias = parameters[:-1], parameters[-1]
             margin = sign * (standard @ weights + bias)
-            apart = weights - weights.mean()
+            apart = np.zeros_like(weights)
+            apart[free:] = weights[free:] - weights[free:].mean()
             loss = (
                 share @ np.logaddexp(0, -margin) + _PULL * apart @ apart + 0.05 * weights @ weights
             )
@@ -71,8 +78,9 @@ class EvidenceHead:
             gradient = standard.T @ slope + 2 * _PULL * apart + 0.1 * weights
             return float(loss), np.append(gradient, slope.sum())
 
-        start = np.append(np.full(standard.shape[1], 0.5), 0.0)
-        bounds = [(0.0, None)] * standard.shape[1] + [(None, None)]
+        kinds = standard.shape[1] - free
+        start = np.concatenate([np.zeros(free), np.full(kinds, 0.5), [0.0]])
+        bounds = [(None, None)] * free + [(0.0, None)] * kinds + [(None, None)]
         from scipy.optimize import minimize  # takes longer to load than a purge to decide
 
         found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds)
@@ -111,6 +119,7 @@ def out_of_fold(
     mean: Floats,
     scale: Floats,
     folds: Folds,
+    free: int = 0,
 ) -> Floats:
     """Scores labelled pairs by heads that were fitted without them.
 
@@ -122,6 +131,7 @@ def out_of_fold(
         mean: [e], of the pool.
         scale: [e], of the pool.
         folds: [n], as `stratified_folds` gives them.
+        free: As in `EvidenceHead.fit`.
 
     Returns:
         Corrected similarities, [n] in (0, 1).
@@ -130,6 +140,6 @@ def out_of_fold(
     scores = np.empty(len(rows))
     for fold in np.unique(folds):
         inside = folds == fold
-        head = EvidenceHead.fit(rows[~inside], matched[~inside], mean=mean, scale=scale)
+        head = EvidenceHead.fit(rows[~inside], matched[~inside], mean=mean, scale=scale, free=free)
         scores[inside] = head(rows[inside])
     return scores

@@ -61,6 +61,7 @@ class Judge:
         heads: One for each network, over the evidence of a pair alone.
         sibling_heads: One for each network, over the same and the agreement with siblings; empty
             where too few labelled pairs have siblings, or siblings cannot be trusted.
+        hears_belief: Whether the first kind of evidence is how much training believed the pair.
         noise_rate: Share of mismatched pairs that clean probabilities assume, in [0, 1].
         noise: Where that share comes from; None: from how many pairs pass, by the labelled pairs.
         labelled: What it learned from, scored by heads that did not learn from it.
@@ -68,6 +69,7 @@ class Judge:
 
     heads: tuple[EvidenceHead, ...]
     sibling_heads: tuple[EvidenceHead, ...]
+    hears_belief: bool
     noise_rate: float
     noise: NoiseRate | None
     labelled: Labelled
@@ -117,6 +119,7 @@ class Judge:
             _joined(labelled_evidence, labelled_agreement, have),
             matched,
             pool_evidence=_joined(pool_evidence, pool_agreement, ~np.isnan(pool_agreement)),
+            hears_belief=self.hears_belief,
             seed=seed,
         )
         corrected = self.labelled.corrected_similarity.copy()
@@ -136,6 +139,7 @@ class Judge:
         return {
             "heads": [_plain(asdict(head)) for head in self.heads],
             "sibling_heads": [_plain(asdict(head)) for head in self.sibling_heads],
+            "hears_belief": self.hears_belief,
             "noise_rate": self.noise_rate,
             "noise": None if self.noise is None else asdict(self.noise),
             "labelled": _plain(asdict(self.labelled)),
@@ -148,6 +152,7 @@ class Judge:
         return Judge(
             tuple(EvidenceHead.from_json(head) for head in data["heads"]),
             tuple(EvidenceHead.from_json(head) for head in data["sibling_heads"]),
+            bool(data["hears_belief"]),
             float(data["noise_rate"]),
             NoiseRate.from_json(data["noise"]),
             Labelled(
@@ -188,6 +193,7 @@ def fit_judge(
     matched: Bools,
     *,
     pool_evidence: Sequence[npt.ArrayLike],
+    hears_belief: bool = False,
     seed: int,
     noise: NoiseRate | None = None,
     noise_rate: float | None = None,
@@ -203,12 +209,18 @@ def fit_judge(
         matched: [n] bool, at least two of each.
         pool_evidence: [m, e] for each network, of the pool without what is labelled; it sets the
             scale of the evidence.
+        hears_belief: Whether the first kind of evidence is how much training believed the pair.
+            Training repeats what it is told, so that kind may speak against the others.
         seed: Of the folds.
         noise: The noise rate, where it is known better than from these scores.
         noise_rate: The noise rate to assume where the judged pairs are not the pool.
     """
     heads, corrected = _fit_heads(
-        labelled_evidence, matched, pool_evidence=pool_evidence, seed=seed
+        labelled_evidence,
+        matched,
+        pool_evidence=pool_evidence,
+        hears_belief=hears_belief,
+        seed=seed,
     )
     if noise is not None:
         rate = noise.value
@@ -223,6 +235,7 @@ def fit_judge(
     return Judge(
         heads,
         (),
+        hears_belief,
         rate,
         noise,
         Labelled(matched, labelled_similarity, corrected, _posterior(corrected, rate)),
@@ -234,17 +247,18 @@ def _fit_heads(
     matched: Bools,
     *,
     pool_evidence: Sequence[npt.ArrayLike],
+    hears_belief: bool,
     seed: int,
 ) -> tuple[tuple[EvidenceHead, ...], Scores]:
     """Returns the heads, and the labelled pairs' scores by heads that were fitted without them."""
     scales = [_scale(pool) for pool in pool_evidence]
     heads = tuple(
-        EvidenceHead.fit(rows, matched, mean=mean, scale=scale)
+        EvidenceHead.fit(rows, matched, mean=mean, scale=scale, free=int(hears_belief))
         for rows, (mean, scale) in zip(labelled_evidence, scales, strict=True)
     )
     folds = stratified_folds(matched, np.random.default_rng(seed))
     unbiased = [
-        out_of_fold(rows, matched, mean=mean, scale=scale, folds=folds)
+        out_of_fold(rows, matched, mean=mean, scale=scale, folds=folds, free=int(hears_belief))
         for rows, (mean, scale) in zip(labelled_evidence, scales, strict=True)
     ]
     return heads, np.mean(unbiased, axis=0).astype(np.float32)

@@ -70,10 +70,19 @@ class Evidence(NamedTuple):
         columns = (self.similarity, *self.of_networks, self.contrast, self.frozen)
         return all(np.isfinite(column).all() for column in columns)
 
-    def of_rows(self, rows: slice | npt.NDArray[np.bool_]) -> list[Scores]:
-        """Returns for each network all that is known of some pairs by themselves, [rows, e]."""
+    def of_rows(
+        self, rows: slice | npt.NDArray[np.bool_], belief: Scores | None = None
+    ) -> list[Scores]:
+        """Returns for each network all that is known of some pairs by themselves, [rows, e].
+
+        Args:
+            rows: The pairs.
+            belief: [n], how much training believed each pair, for a judge that hears it: its first
+                kind of evidence. None: without.
+        """
+        told = [] if belief is None else [belief[rows, None]]
         return [
-            np.concatenate([own[rows], self.contrast[rows], self.frozen[rows]], axis=1)
+            np.concatenate([*told, own[rows], self.contrast[rows], self.frozen[rows]], axis=1)
             for own in self.of_networks
         ]
 
@@ -203,32 +212,34 @@ class Scorer:
             siblings,
         )
 
-    def score(self, evidence: Evidence, *, fitted: npt.NDArray[np.bool_]) -> Scored:
+    def score(self, evidence: Evidence, *, belief: Scores) -> Scored:
         """Scores pairs by the judge of their standing; siblings by what is believed of them.
 
         Args:
             evidence: As `gather` gives it.
-            fitted: [n], whether the networks were trained on the pair.
+            belief: [n] in [0, 1], how much training believed the pair; not a number where the
+                networks were not trained on it.
         """
         assert self.judges is not None, "judges are fitted before anything is scored"
-        corrected = self._judge(evidence, fitted, None)
+        fitted = ~np.isnan(belief)
+        corrected = self._judge(evidence, belief, None)
         if evidence.siblings is not None:
             for _ in range(SIBLING_ROUNDS):
                 agreement = evidence.siblings.agreement(corrected)
-                corrected = self._judge(evidence, fitted, agreement)
+                corrected = self._judge(evidence, belief, agreement)
         clean = np.empty(len(fitted), dtype=np.float32)
         for judge, rows in ((self.judges.fitted, fitted), (self.judges.unseen, ~fitted)):
             clean[rows] = judge.clean_probability(corrected[rows])
         return Scored(evidence.similarity.clip(-1, 1), corrected, clean)
 
-    def _judge(
-        self, evidence: Evidence, fitted: npt.NDArray[np.bool_], agreement: Scores | None
-    ) -> Scores:
+    def _judge(self, evidence: Evidence, belief: Scores, agreement: Scores | None) -> Scores:
         assert self.judges is not None
-        corrected = np.empty(len(fitted), dtype=np.float32)
+        fitted = ~np.isnan(belief)
+        corrected = np.empty(len(belief), dtype=np.float32)
         for judge, rows in ((self.judges.fitted, fitted), (self.judges.unseen, ~fitted)):
             corrected[rows] = judge.corrected_similarity(
-                evidence.of_rows(rows), None if agreement is None else agreement[rows]
+                evidence.of_rows(rows, belief if judge.hears_belief else None),
+                None if agreement is None else agreement[rows],
             )
         return corrected
 

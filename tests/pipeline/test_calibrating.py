@@ -19,29 +19,28 @@ CONFIG = small(train={"epochs": 2}, purify={"references": 512})
 
 @pytest.fixture(scope="module")
 def heard(tmp_path_factory):
-    """A scorer that hears siblings, its tables, and which pairs of the pool are matched."""
+    """A scorer that hears siblings, its tables, and which pairs are matched and believed."""
     tables, matched = make_family(3, "random")
     fitted = train(tmp_path_factory.mktemp("heard"), None, tables, CONFIG)
     assert fitted.scorer.siblings
     assert fitted.noise_rate == pytest.approx(RATE, abs=0.05)
-    return fitted.scorer, DeviceTables.on(tables, "cpu"), matched
+    return fitted.scorer, DeviceTables.on(tables, "cpu"), matched, fitted.belief
 
 
-def score(scorer: Scorer, data: DeviceTables, pairs: Pairs, *, fitted: np.ndarray) -> Scored:
+def score(scorer: Scorer, data: DeviceTables, pairs: Pairs, *, belief: np.ndarray) -> Scored:
     return scorer.score(
-        scorer.gather(data.features, pairs, identities=data.identities), fitted=fitted
+        scorer.gather(data.features, pairs, identities=data.identities), belief=belief
     )
 
 
 def test_both_judges_hear_siblings_and_are_better_for_it(heard):
-    scorer, data, matched = heard
-    fitted = np.ones(len(matched), dtype=bool)
+    scorer, data, matched, belief = heard
     evidence = scorer.gather(data.features, data.pool, identities=data.identities)
     for judge in (scorer.judges.fitted, scorer.judges.unseen):
         assert len(judge.sibling_heads) == 2
-    alone = scorer.judges.fitted.corrected_similarity(evidence.of_rows(slice(None)))
+    alone = scorer.judges.fitted.corrected_similarity(evidence.of_rows(slice(None), belief))
 
-    scores = scorer.score(evidence, fitted=fitted)
+    scores = scorer.score(evidence, belief=belief)
 
     both = roc_auc_score(matched, scores.corrected_similarity)
     assert both > roc_auc_score(matched, alone) + 0.005
@@ -50,8 +49,8 @@ def test_both_judges_hear_siblings_and_are_better_for_it(heard):
 
 def test_labelled_pairs_score_like_other_pairs_of_their_standing(heard):
     """The probes by heads that did not learn from them; the truth knows the rest of the pool."""
-    scorer, data, matched = heard
-    scores = score(scorer, data, data.pool, fitted=np.ones(len(matched), dtype=bool))
+    scorer, data, matched, belief = heard
+    scores = score(scorer, data, data.pool, belief=belief)
     rest, labelled = slice(0, len(matched) - PROBES), scorer.judges.fitted.labelled
 
     np.testing.assert_array_equal(labelled.matched, matched[rest.stop :])
@@ -61,25 +60,26 @@ def test_labelled_pairs_score_like_other_pairs_of_their_standing(heard):
 
 
 def test_pairs_outside_the_pool_are_told_apart_beside_their_siblings_in_it(heard):
-    scorer, data, matched = heard
+    scorer, data, _, belief = heard
     own = data.tables.held_out.matched
     other = Pairs(own.image_rows, own.text_rows.roll(1))
     pairs = join_pairs(data.pool, own, other)
-    standing = np.arange(len(pairs)) < len(matched)
+    outside = np.arange(len(pairs)) >= len(belief)
+    told = np.where(outside, np.nan, np.resize(belief, len(pairs))).astype(np.float32)
 
-    scores = score(scorer, data, pairs, fitted=standing)
+    scores = score(scorer, data, pairs, belief=told)
 
     truth = np.arange(2 * HELD_OUT) < HELD_OUT
-    assert roc_auc_score(truth, scores.clean_probability[~standing]) > 0.9
+    assert roc_auc_score(truth, scores.clean_probability[outside]) > 0.9
     assert scorer.judges.unseen.noise_rate == scorer.judges.fitted.noise_rate
 
 
 def test_calibrating_again_gives_the_same_judges(heard):
-    scorer, data, _ = heard
+    scorer, data, _, belief = heard
     before, contrast = scorer.judges, scorer.contrast
     judged: list[int] = []
 
-    again = calibrate(scorer, data, CONFIG, lambda: judged.append(1))
+    again = calibrate(scorer, data, CONFIG, belief=belief, on_judge=lambda: judged.append(1))
 
     assert judged == [1, 1]
     assert again.fitted.to_json() == before.fitted.to_json()
@@ -88,7 +88,7 @@ def test_calibrating_again_gives_the_same_judges(heard):
 
 
 def test_siblings_that_were_not_heard_before_training_are_not_heard_after_it(heard):
-    scorer, data, _ = heard
+    scorer, data, _, belief = heard
     deaf = Scorer(
         architecture=scorer.architecture,
         networks=scorer.networks,
@@ -99,7 +99,7 @@ def test_siblings_that_were_not_heard_before_training_are_not_heard_after_it(hea
         tokenizer="",
     )
 
-    judges = calibrate(deaf, data, CONFIG, lambda: None)
+    judges = calibrate(deaf, data, CONFIG, belief=belief, on_judge=lambda: None)
 
     assert not judges.fitted.sibling_heads
     assert not judges.unseen.sibling_heads

@@ -199,6 +199,19 @@ def test_probes_are_matched_where_their_captions_are_their_own(parts, trusted, t
     assert sorted(planted) == sorted(f"a{int(n)}" for n in images[own])
 
 
+def test_the_samples_of_the_pool_know_how_much_each_was_believed(parts, trusted, tmp_path):
+    tables = build(parts, trusted, tmp_path)
+    images = tables.features.images[tables.pool.image_rows, 0].numpy()
+
+    believed = tables.believed_samples(images.astype(np.float32))
+
+    assert believed.column_names == ["shard", "key", "belief"]
+    assert believed.schema.field("belief").type == pa.float32()
+    for row in believed.to_pylist():
+        number = int(row["key"][1:]) + 100 * (row["key"][0] == "b") if row["key"] != "other" else 5
+        assert row["belief"] == number
+
+
 def test_the_seed_decides_and_the_cap_samples_all_shards(trusted, tmp_path):
     # 200 pairs, of which 30 are trusted.
     parts = [

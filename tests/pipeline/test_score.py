@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -115,6 +117,27 @@ def test_missing_scores_are_made_again_and_equal(run):
 
     assert path.read_bytes() == content
     assert (run / "scores" / "00001.parquet").stat().st_mtime_ns == other
+
+
+def test_a_pair_of_the_pool_is_judged_by_what_training_believed_of_it(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    path = copy / "checkpoints" / "pool.parquet"
+    before, pool = pq.read_table(copy / "scores" / "00001.parquet"), pq.read_table(path)
+    belief = pool["belief"].to_numpy().copy()
+    changed = pool["shard"].to_pylist().index("00001")
+    belief[changed] = 1 - belief[changed]
+    at = pool.column_names.index("belief")
+    pq.write_table(pool.set_column(at, "belief", pa.array(belief)), path)
+    (copy / "scores" / "00001.parquet").unlink()
+
+    nccleaner.score(copy)
+
+    after = pq.read_table(copy / "scores" / "00001.parquet")
+    assert after["similarity"].equals(before["similarity"])
+    others = pc.not_equal(after["key"], pool["key"][changed])
+    assert after.filter(others).equals(before.filter(others))
+    assert not after["corrected_similarity"].equals(before["corrected_similarity"])
 
 
 def test_parts_that_are_missing_or_damaged_are_extracted_again_and_equal(run):

@@ -166,10 +166,10 @@ def test_forged_json_is_refused(run, file, text):
 @pytest.mark.parametrize(
     ("layout", "says", "next_step"),
     [
-        (3, "has layout 3, expected 2; nccleaner 9.9 wrote it", "Use that version or a newer one"),
-        (1, "has layout 1, expected 2; nccleaner 9.9 wrote it", "Run `nccleaner fit` again"),
-        ("x", "has layout x, expected 2", "Run `nccleaner fit` again"),
-        (None, "has layout none, expected 2", "Run `nccleaner fit` again"),
+        (4, "has layout 4, expected 3; nccleaner 9.9 wrote it", "Use that version or a newer one"),
+        (2, "has layout 2, expected 3; nccleaner 9.9 wrote it", "Run `nccleaner fit` again"),
+        ("x", "has layout x, expected 3", "Run `nccleaner fit` again"),
+        (None, "has layout none, expected 3", "Run `nccleaner fit` again"),
     ],
 )
 @pytest.mark.parametrize("command", ["score", "purge", "index", "evaluate", "report"])

@@ -66,3 +66,33 @@ def test_pairs_that_are_told_apart_without_error_keep_the_weights_finite():
     assert np.isfinite([*head.weights, head.bias]).all()
     assert (head(evidence)[:30] > 0.5).all()
     assert (head(evidence)[30:] < 0.5).all()
+
+
+def test_a_free_kind_may_speak_against_a_match():
+    """Two kinds: what is told, and an echo that repeats it more loudly than what is seen."""
+    rng = np.random.default_rng(4)
+    seen, told = rng.normal(size=(2, 20_000))
+    matched = rng.random(20_000) < 1 / (1 + np.exp(-2 * seen))
+    heard = {"mean": np.zeros(2), "scale": np.ones(2)}
+    evidence = np.stack([told, seen + 0.7 * told], axis=1)
+
+    bound = EvidenceHead.fit(evidence, matched, **heard)
+    free = EvidenceHead.fit(evidence, matched, **heard, free=1)
+
+    assert bound.weights[0] == 0
+    np.testing.assert_allclose(free.weights, [-1.4, 2], atol=0.1)
+    pulled = EvidenceHead.fit(evidence[:30], matched[:30], **heard, free=1)
+    assert pulled.weights[1] > 0 > pulled.weights[0]  # a free kind is not drawn towards the others
+
+
+def test_free_kinds_do_not_change_how_the_others_are_drawn_together():
+    evidence, matched = labelled(40, seed=3)
+    silent = np.column_stack([np.zeros(40), evidence])
+    mean, scale = np.array([0.3, 0.0, -2.0]), np.array([0.1, 1.0, 5.0])
+
+    head = EvidenceHead.fit(
+        silent, matched, mean=np.append(0, mean), scale=np.append(1, scale), free=1
+    )
+
+    assert head.weights[0] == 0
+    np.testing.assert_allclose(head.weights[1:], fit(evidence, matched).weights, atol=1e-4)

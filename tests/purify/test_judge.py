@@ -75,6 +75,34 @@ def test_a_noise_rate_that_is_known_is_taken():
 # Scores
 
 
+def echo(matched, seed):
+    """Evidence of two networks that also repeat what training was told, and what that was."""
+    rng = np.random.default_rng(seed + 10)
+    belief = np.clip(
+        0.5 + 0.2 * np.where(matched, 1, -1) + 0.4 * rng.normal(size=len(matched)), 0, 1
+    )
+    heard = [rows + 3 * (belief - 0.5)[:, None] for rows in evidence_of(matched, seed)]
+    return [np.column_stack([belief, rows]).astype(np.float32) for rows in heard]
+
+
+def test_a_judge_that_hears_belief_discounts_what_networks_repeat_of_it():
+    labels = np.arange(300) % 2 == 0
+    labelled, pool = echo(labels, 1), echo(CLEAN, 3)
+    without = [[rows[:, 1:] for rows in known] for known in (labelled, pool)]
+    none = np.zeros(300, np.float32)
+    deaf = fit_judge(without[0], none, labels, pool_evidence=without[1], seed=0, noise_rate=RATE)
+
+    judge = fit_judge(
+        labelled, none, labels, pool_evidence=pool, hears_belief=True, seed=0, noise_rate=RATE
+    )
+
+    assert all(head.weights[0] < 0 for head in judge.heads)
+    better = roc_auc_score(CLEAN, judge.corrected_similarity(pool))
+    assert better > roc_auc_score(CLEAN, deaf.corrected_similarity(without[1])) + 0.01
+    restored = Judge.from_json(json.loads(json.dumps(judge.to_json())))
+    assert (restored.hears_belief, deaf.hears_belief) == (True, False)
+
+
 def test_labelled_pairs_are_scored_by_heads_that_did_not_learn_from_them():
     labels = np.arange(40) % 2 == 0
     rng = np.random.default_rng(0)

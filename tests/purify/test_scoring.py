@@ -86,19 +86,28 @@ def judges_of(scorer, features, pairs):
     """Finds the alternatives, and fits two judges, so unlike that it matters who judges."""
     scorer.find_alternatives(features, pairs, identities=IDENTITIES, seed=0)
     evidence = gather(scorer, features, pairs)
-    judges = [
-        fit_judge(
-            evidence.of_rows(slice(None)),
-            evidence.similarity,
-            np.arange(len(pairs)) < COUNT,
-            pool_evidence=evidence.of_rows(slice(None)),
-            seed=seed,
-            noise_rate=rate,
+    judges = []
+    for seed, rate, belief in ((0, 0.3, believed(len(pairs))), (1, 0.5, None)):
+        known = evidence.of_rows(slice(None), belief)
+        judges.append(
+            fit_judge(
+                known,
+                evidence.similarity,
+                np.arange(len(pairs)) < COUNT,
+                pool_evidence=known,
+                hears_belief=belief is not None,
+                seed=seed,
+                noise_rate=rate,
+            )
         )
-        for seed, rate in ((0, 0.3), (1, 0.5))
-    ]
     judges[1].heads[0].weights[0] += 1.0
     return Judges(*judges)
+
+
+def believed(count, fitted=True):
+    """What training believed of pairs; not a number where the networks were not trained on them."""
+    belief = np.random.default_rng(5).random(count)
+    return np.where(fitted, belief, np.nan).astype(np.float32)
 
 
 def gather(scorer, features, pairs):
@@ -234,25 +243,40 @@ def test_one_network_is_its_own_other(scorer, features, pairs, tmp_path):
 def test_scores_are_in_their_ranges_and_do_not_depend_on_portions(
     scorer, features, pairs, monkeypatch
 ):
-    fitted = np.arange(2 * COUNT) % 2 == 0
-    whole = scorer.score(gather(scorer, features, pairs), fitted=fitted)
+    belief = believed(2 * COUNT, np.arange(2 * COUNT) % 2 == 0)
+    whole = scorer.score(gather(scorer, features, pairs), belief=belief)
     assert (np.abs(whole.similarity) <= 1).all()
     for column in (whole.corrected_similarity, whole.clean_probability):
         assert ((column >= 0) & (column <= 1)).all()
 
     monkeypatch.setattr(module, "_BLOCK_ROWS", 7)
-    parts = scorer.score(gather(scorer, features, pairs), fitted=fitted)
+    parts = scorer.score(gather(scorer, features, pairs), belief=belief)
     for one, other in zip(whole, parts, strict=True):
         assert one.dtype == np.float32
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+def test_a_pair_is_judged_by_what_training_believed_of_it_too(scorer, features, pairs):
+    evidence, judge = gather(scorer, features, pairs), scorer.judges.fitted
+    little, much = np.full((2, 2 * COUNT), [[0.1], [0.9]], dtype=np.float32)
+    weighs = np.array([head.weights[0] for head in judge.heads])
+    assert (np.abs(weighs) > 1e-3).all()
+
+    low, high = (scorer.score(evidence, belief=belief) for belief in (little, much))
+
+    by_hand = judge.corrected_similarity(evidence.of_rows(slice(None), little))
+    np.testing.assert_array_equal(low.corrected_similarity, by_hand)
+    assert not np.allclose(low.corrected_similarity, high.corrected_similarity, atol=1e-4)
+    np.testing.assert_array_equal(low.similarity, high.similarity)
+
+
 def test_each_pair_is_judged_by_its_standing(scorer, features, pairs):
     evidence = gather(scorer, features, pairs)
     fitted = np.arange(2 * COUNT) < 50
-    mixed = scorer.score(evidence, fitted=fitted)
-    inside = scorer.score(evidence, fitted=np.ones_like(fitted))
-    outside = scorer.score(evidence, fitted=np.zeros_like(fitted))
+    mixed, inside, outside = (
+        scorer.score(evidence, belief=believed(2 * COUNT, standing))
+        for standing in (fitted, True, False)
+    )
 
     for column in ("corrected_similarity", "clean_probability"):
         expected = np.where(fitted, getattr(inside, column), getattr(outside, column))
@@ -265,7 +289,7 @@ def test_a_shard_without_a_pair_has_no_scores(scorer, features):
     empty = Features(features.images[:0], features.texts[:0])
 
     evidence = scorer.gather(empty, none, identities=IDENTITIES[:0])
-    scores = scorer.score(evidence, fitted=np.empty(0, dtype=bool))
+    scores = scorer.score(evidence, belief=believed(0))
 
     assert [len(column) for column in scores] == [0, 0, 0]
 
@@ -311,7 +335,7 @@ def test_siblings_are_weighed_by_what_is_believed_of_them(family):
     for _ in range(2):
         rounds.append(judge.corrected_similarity(known, siblings.agreement(rounds[-1])))
 
-    scores = scorer.score(evidence, fitted=np.ones(COUNT, dtype=bool))
+    scores = scorer.score(evidence, belief=believed(COUNT))
 
     np.testing.assert_array_equal(scores.corrected_similarity, rounds[2])
     np.testing.assert_array_equal(scores.clean_probability, judge.clean_probability(rounds[2]))
@@ -323,7 +347,7 @@ def test_a_judge_that_does_not_hear_siblings_scores_without(family):
     scorer, features, pairs = family
     evidence = gather(scorer, features, pairs)
 
-    scores = scorer.score(evidence, fitted=np.zeros(COUNT, dtype=bool))
+    scores = scorer.score(evidence, belief=believed(COUNT, fitted=False))
 
     expected = scorer.judges.unseen.corrected_similarity(evidence.of_rows(slice(None)))
     np.testing.assert_array_equal(scores.corrected_similarity, expected)
@@ -334,7 +358,7 @@ def test_one_caption_an_image_has_no_siblings(family):
     evidence = gather(scorer, features, rows(torch.arange(COUNT)))
 
     assert evidence.siblings is None
-    assert np.isfinite(scorer.score(evidence, fitted=np.ones(COUNT, dtype=bool))).all()
+    assert np.isfinite(scorer.score(evidence, belief=believed(COUNT))).all()
 
 
 def test_a_file_restores_that_siblings_are_heard(family, tmp_path):
@@ -342,9 +366,9 @@ def test_a_file_restores_that_siblings_are_heard(family, tmp_path):
     scorer.save(tmp_path / "scorer.safetensors")
     restored = Scorer.load(tmp_path / "scorer.safetensors", device="cpu")
 
-    fitted = np.arange(COUNT) % 2 == 0
+    belief = believed(COUNT, np.arange(COUNT) % 2 == 0)
     before, after = (
-        each.score(gather(each, features, pairs), fitted=fitted) for each in (scorer, restored)
+        each.score(gather(each, features, pairs), belief=belief) for each in (scorer, restored)
     )
     assert gather(restored, features, pairs).siblings is not None
     for one, other in zip(before, after, strict=True):
@@ -360,9 +384,9 @@ def test_a_file_restores_every_bit(scorer, features, pairs, tmp_path):
     restored = Scorer.load(path, device="cpu")
 
     assert identity == scorer_identity(path)
-    fitted = np.arange(2 * COUNT) % 3 == 0
-    before = scorer.score(gather(scorer, features, pairs), fitted=fitted)
-    after = restored.score(gather(restored, features, pairs), fitted=fitted)
+    belief = believed(2 * COUNT, np.arange(2 * COUNT) % 3 == 0)
+    before = scorer.score(gather(scorer, features, pairs), belief=belief)
+    after = restored.score(gather(restored, features, pairs), belief=belief)
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)
     assert restored.save(tmp_path / "again.safetensors") == identity
