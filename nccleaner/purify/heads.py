@@ -22,6 +22,10 @@ _FOLDS = 10
 # Strength of the pull towards equal weights, in labelled pairs. A few dozen pairs cannot tell
 # correlated kinds of evidence apart; several hundred can.
 _PULL = 1.0
+# Likewise, of the pull of what speaks against a match towards nothing.
+_PULL_AGAINST = 0.5
+# Of the others: keeps weights finite where pairs are told apart without error.
+_PULL_FOR = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class EvidenceHead:
     Attributes:
         mean: [e], of each kind of evidence over the pool.
         scale: [e], its standard deviation.
-        weights: [e], not negative but those of the first kinds, if they were fitted as free.
+        weights: [e], not negative, but not positive of kinds that speak against a match.
         bias: The intercept.
     """
 
@@ -47,40 +51,42 @@ class EvidenceHead:
         *,
         mean: Floats,
         scale: Floats,
-        free: int = 0,
+        against: int = 0,
     ) -> EvidenceHead:
         """Fits to labelled pairs; both labels weigh the same.
 
         Penalised maximum likelihood: weights are not negative, since every kind of evidence is
-        higher for matched pairs, and are drawn towards their common mean. Free ones are neither.
+        higher for matched pairs, and are drawn towards their common mean. Those of kinds that
+        speak against a match are not positive, and are drawn towards 0.
 
         Args:
             evidence: [n, e].
             matched: [n] bool, at least one of each.
             mean: [e], of the pool.
             scale: [e], of the pool, positive.
-            free: So many kinds, the first ones, may speak against a match as well.
+            against: So many kinds, the first ones, speak against a match, if they say anything.
         """
         standard = (np.asarray(evidence, dtype=np.float64) - mean) / scale
         label = np.asarray(matched, dtype=bool)
         share = np.where(label, 0.5 / label.sum(), 0.5 / (~label).sum()) * len(label)
         sign = np.where(label, 1.0, -1.0)
+        kinds = standard.shape[1] - against
+        pull = np.repeat([_PULL_AGAINST, _PULL_FOR], [against, kinds])
 
         def objective(parameters: Floats) -> tuple[float, Floats]:
             weights, bias = parameters[:-1], parameters[-1]
             margin = sign * (standard @ weights + bias)
             apart = np.zeros_like(weights)
-            apart[free:] = weights[free:] - weights[free:].mean()
+            apart[against:] = weights[against:] - weights[against:].mean()
             loss = (
-                share @ np.logaddexp(0, -margin) + _PULL * apart @ apart + 0.05 * weights @ weights
+                share @ np.logaddexp(0, -margin) + _PULL * apart @ apart + pull * weights @ weights
             )
             slope = -share * sign / (1 + np.exp(np.clip(margin, -500, 500)))
-            gradient = standard.T @ slope + 2 * _PULL * apart + 0.1 * weights
+            gradient = standard.T @ slope + 2 * _PULL * apart + 2 * pull * weights
             return float(loss), np.append(gradient, slope.sum())
 
-        kinds = standard.shape[1] - free
-        start = np.concatenate([np.zeros(free), np.full(kinds, 0.5), [0.0]])
-        bounds = [(None, None)] * free + [(0.0, None)] * kinds + [(None, None)]
+        start = np.concatenate([np.zeros(against), np.full(kinds, 0.5), [0.0]])
+        bounds = [(None, 0.0)] * against + [(0.0, None)] * kinds + [(None, None)]
         from scipy.optimize import minimize  # takes longer to load than a purge to decide
 
         found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds)
@@ -119,7 +125,7 @@ def out_of_fold(
     mean: Floats,
     scale: Floats,
     folds: Folds,
-    free: int = 0,
+    against: int = 0,
 ) -> Floats:
     """Scores labelled pairs by heads that were fitted without them.
 
@@ -131,7 +137,7 @@ def out_of_fold(
         mean: [e], of the pool.
         scale: [e], of the pool.
         folds: [n], as `stratified_folds` gives them.
-        free: As in `EvidenceHead.fit`.
+        against: As in `EvidenceHead.fit`.
 
     Returns:
         Corrected similarities, [n] in (0, 1).
@@ -140,6 +146,8 @@ def out_of_fold(
     scores = np.empty(len(rows))
     for fold in np.unique(folds):
         inside = folds == fold
-        head = EvidenceHead.fit(rows[~inside], matched[~inside], mean=mean, scale=scale, free=free)
+        head = EvidenceHead.fit(
+            rows[~inside], matched[~inside], mean=mean, scale=scale, against=against
+        )
         scores[inside] = head(rows[inside])
     return scores

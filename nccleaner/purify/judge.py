@@ -210,7 +210,8 @@ def fit_judge(
         pool_evidence: [m, e] for each network, of the pool without what is labelled; it sets the
             scale of the evidence.
         hears_belief: Whether the first kind of evidence is how much training believed the pair.
-            Training repeats what it is told, so that kind may speak against the others.
+            Training repeats what it is told: the same evidence says less of a pair that was
+            believed, so that this kind speaks against a match.
         seed: Of the folds.
         noise: The noise rate, where it is known better than from these scores.
         noise_rate: The noise rate to assume where the judged pairs are not the pool.
@@ -253,12 +254,12 @@ def _fit_heads(
     """Returns the heads, and the labelled pairs' scores by heads that were fitted without them."""
     scales = [_scale(pool) for pool in pool_evidence]
     heads = tuple(
-        EvidenceHead.fit(rows, matched, mean=mean, scale=scale, free=int(hears_belief))
+        EvidenceHead.fit(rows, matched, mean=mean, scale=scale, against=int(hears_belief))
         for rows, (mean, scale) in zip(labelled_evidence, scales, strict=True)
     )
     folds = stratified_folds(matched, np.random.default_rng(seed))
     unbiased = [
-        out_of_fold(rows, matched, mean=mean, scale=scale, folds=folds, free=int(hears_belief))
+        out_of_fold(rows, matched, mean=mean, scale=scale, folds=folds, against=int(hears_belief))
         for rows, (mean, scale) in zip(labelled_evidence, scales, strict=True)
     ]
     return heads, np.mean(unbiased, axis=0).astype(np.float32)

@@ -68,7 +68,7 @@ def test_pairs_that_are_told_apart_without_error_keep_the_weights_finite():
     assert (head(evidence)[30:] < 0.5).all()
 
 
-def test_a_free_kind_may_speak_against_a_match():
+def test_a_kind_that_speaks_against_a_match_has_no_positive_weight():
     """Two kinds: what is told, and an echo that repeats it more loudly than what is seen."""
     rng = np.random.default_rng(4)
     seen, told = rng.normal(size=(2, 20_000))
@@ -77,21 +77,23 @@ def test_a_free_kind_may_speak_against_a_match():
     evidence = np.stack([told, seen + 0.7 * told], axis=1)
 
     bound = EvidenceHead.fit(evidence, matched, **heard)
-    free = EvidenceHead.fit(evidence, matched, **heard, free=1)
+    against = EvidenceHead.fit(evidence, matched, **heard, against=1)
 
     assert bound.weights[0] == 0
-    np.testing.assert_allclose(free.weights, [-1.4, 2], atol=0.1)
-    pulled = EvidenceHead.fit(evidence[:30], matched[:30], **heard, free=1)
-    assert pulled.weights[1] > 0 > pulled.weights[0]  # a free kind is not drawn towards the others
+    np.testing.assert_allclose(against.weights, [-1.4, 2], atol=0.1)
+    few = EvidenceHead.fit(evidence[:30], matched[:30], **heard, against=1)
+    assert against.weights[0] < few.weights[0] <= 0  # drawn towards nothing
+    other = EvidenceHead.fit(evidence * [-1, 1], matched, **heard, against=1)
+    assert other.weights[0] == 0
 
 
-def test_free_kinds_do_not_change_how_the_others_are_drawn_together():
+def test_what_speaks_against_does_not_change_how_the_others_are_drawn_together():
     evidence, matched = labelled(40, seed=3)
     silent = np.column_stack([np.zeros(40), evidence])
     mean, scale = np.array([0.3, 0.0, -2.0]), np.array([0.1, 1.0, 5.0])
 
     head = EvidenceHead.fit(
-        silent, matched, mean=np.append(0, mean), scale=np.append(1, scale), free=1
+        silent, matched, mean=np.append(0, mean), scale=np.append(1, scale), against=1
     )
 
     assert head.weights[0] == 0
