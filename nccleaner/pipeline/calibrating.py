@@ -48,7 +48,8 @@ def calibrate(
     evidence = scorer.gather(
         data.features, join_pairs(data.pool, matched, mismatched), identities=data.identities
     )
-    if not evidence.is_finite:
+    assert len(belief) == len(data.pool), "belief is of the pool"
+    if not (evidence.is_finite and np.isfinite(belief).all()):
         raise diverged("the networks give scores that are not finite")
     noisy = slice(0, len(data.pool) - data.probes)
     probes = slice(noisy.stop, len(data.pool))
@@ -87,27 +88,27 @@ def _hear_siblings(
     judges: Judges,
     evidence: Evidence,
     siblings: Siblings,
-    trained: npt.NDArray[np.float32],
+    belief: npt.NDArray[np.float32],
     noisy: slice,
     probes: slice,
     seed: int,
 ) -> Judges:
     """Teaches both judges what siblings are worth; only pairs of the pool vouch for others."""
-    of_pool = evidence.of_rows(noisy, trained)
+    of_pool = evidence.of_rows(noisy, belief)
     fitted, unseen = judges.fitted, judges.unseen
-    belief = np.zeros(len(evidence.similarity), dtype=np.float32)
-    belief[noisy] = fitted.corrected_similarity(of_pool)
+    vouching = np.zeros(len(evidence.similarity), dtype=np.float32)
+    vouching[noisy] = fitted.corrected_similarity(of_pool)
     for _ in range(SIBLING_ROUNDS):
-        belief[probes] = fitted.labelled.corrected_similarity
-        agreement = siblings.agreement(belief)
+        vouching[probes] = fitted.labelled.corrected_similarity
+        agreement = siblings.agreement(vouching)
         fitted = fitted.with_siblings(
-            evidence.of_rows(probes, trained),
+            evidence.of_rows(probes, belief),
             agreement[probes],
             pool_evidence=of_pool,
             pool_agreement=agreement[noisy],
             seed=seed,
         )
-        belief[noisy] = fitted.corrected_similarity(of_pool, agreement[noisy])
+        vouching[noisy] = fitted.corrected_similarity(of_pool, agreement[noisy])
     rest = slice(probes.stop, None)
     unseen = unseen.with_siblings(
         evidence.of_rows(rest),

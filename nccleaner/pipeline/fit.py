@@ -14,7 +14,7 @@ from nccleaner.data.features import FeaturePart
 from nccleaner.data.locations import find_shards, refuse_inside_input
 from nccleaner.data.matching import check_rows
 from nccleaner.data.trusted import TrustedTable, read_trusted
-from nccleaner.errors import InputError
+from nccleaner.errors import InputError, RunError
 from nccleaner.files import write_parquet
 from nccleaner.pipeline.backbones import Backbones, limits_of
 from nccleaner.pipeline.engines import Engine, EngineName, open_engine
@@ -162,7 +162,8 @@ class _Fit:
                 # From here on this is the run's image encoder.
                 backbones = Backbones(self.config.encoders, self.workspace.fine_tuned)
                 inputs = self._read(backbones, self.workspace.fine_tuned_features)
-                tables = self._tables(inputs, folder / "fine-tuned")
+                trained_on, tables = tables, self._tables(inputs, folder / "fine-tuned")
+                self._refuse_other_pairs(trained_on, tables)
             fitted = judge_scorer(
                 trained,
                 tables,
@@ -250,6 +251,21 @@ class _Fit:
     def _tables(self, inputs: _Inputs, folder: Path) -> TrainingTables:
         pairs = inputs.labelled.pairs
         return build_tables(self.shards, inputs.parts, pairs, config=self.config, folder=folder)
+
+    def _refuse_other_pairs(self, trained_on: TrainingTables, tables: TrainingTables) -> None:
+        """Refuses to calibrate by other pairs than those that were trained on.
+
+        Raises:
+            RunError: The second reading of the shards, for the fine-tuned encoder, gave others.
+        """
+        if not tables.has_pairs_of(trained_on):
+            workspace = self.workspace
+            raise RunError(
+                "The shards gave other pairs to the fine-tuned image encoder than to training: "
+                "they changed meanwhile, or an image took longer to decode than it may.",
+                f"Remove {workspace.features} and {workspace.fine_tuned_features}, and run "
+                "`nccleaner fit` again.",
+            )
 
     def _train(
         self, tables: TrainingTables, fingerprint: str, device: str, processes: Processes

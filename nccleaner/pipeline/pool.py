@@ -94,6 +94,14 @@ class TrainingTables:
         own = belief[self.pool_samples["row"].to_numpy()]
         return self.pool_samples.drop_columns("row").append_column("belief", pa.array(own))
 
+    def has_pairs_of(self, other: TrainingTables) -> bool:
+        """Tells whether both have the same pool, row by row, however its features were made."""
+        return (
+            len(self.pool) == len(other.pool)
+            and self.pool_samples.equals(other.pool_samples)
+            and np.array_equal(self.probe_matched, other.probe_matched)
+        )
+
     def without_files(self, folder: Path) -> TrainingTables:
         """Returns what is not in the files of `folder`, for a process that maps those itself.
 

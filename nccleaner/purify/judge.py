@@ -252,7 +252,7 @@ def _fit_heads(
     seed: int,
 ) -> tuple[tuple[EvidenceHead, ...], Scores]:
     """Returns the heads, and the labelled pairs' scores by heads that were fitted without them."""
-    scales = [_scale(pool) for pool in pool_evidence]
+    scales = [_scale(pool, hears_belief=hears_belief) for pool in pool_evidence]
     heads = tuple(
         EvidenceHead.fit(rows, matched, mean=mean, scale=scale, against=int(hears_belief))
         for rows, (mean, scale) in zip(labelled_evidence, scales, strict=True)
@@ -295,9 +295,13 @@ def _joined(
     return [np.column_stack([np.asarray(of_net)[rows], agreement[rows]]) for of_net in evidence]
 
 
-def _scale(pool: npt.ArrayLike) -> tuple[Floats, Floats]:
+def _scale(pool: npt.ArrayLike, *, hears_belief: bool) -> tuple[Floats, Floats]:
     rows = np.asarray(pool, dtype=np.float64)
-    return rows.mean(axis=0), rows.std(axis=0) + 1e-9
+    mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-9
+    if hears_belief:
+        # Where nearly all is believed its deviation is near 0, and would make much of a little.
+        mean[0] = scale[0] = 0.5
+    return mean, scale
 
 
 def _mean(heads: Sequence[EvidenceHead], evidence: Sequence[npt.ArrayLike]) -> Scores:

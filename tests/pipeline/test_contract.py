@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import nccleaner
 from nccleaner.data.writing import DOWNLOAD_SCHEMA
@@ -168,10 +169,17 @@ def test_fitted_says_what_was_in_the_pool(fitted, scores, clipart):
     untrusted = {row.key for row in clipart.rows} - set(clipart.trusted)
     labelled_0 = set(clipart.mismatched(6))
 
+    assert pool.column_names == ["shard", "key", "belief"]
     assert inside == set(pool["key"].to_pylist())
     assert untrusted - labelled_0 <= inside
-    # Of the probes those are in the pool as they are that keep their captions.
+    # Noisy pairs come first, in the state of training as in the file.
+    state = torch.load(fitted.run / "checkpoints" / "state.pt", weights_only=True)
+    belief = torch.stack(state["training"]["weights"]).mean(dim=0).numpy()
     probes = fitted.result.trusted["probe"]
+    noisy = fitted.result.pool - probes
+    np.testing.assert_array_equal(pool["belief"].to_numpy()[:noisy], belief[:noisy])
+    assert set(pool["belief"].to_numpy()[noisy:]) <= set(belief[noisy:])
+    # Of the probes those are in the pool as they are that keep their captions.
     inside_trusted = inside & set(clipart.trusted)
     inside_labelled_0 = inside & labelled_0
     exchanged = fitted.result.pool - len(inside)

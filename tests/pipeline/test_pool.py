@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,18 @@ def test_the_samples_of_the_pool_know_how_much_each_was_believed(parts, trusted,
     for row in believed.to_pylist():
         number = int(row["key"][1:]) + 100 * (row["key"][0] == "b") if row["key"] != "other" else 5
         assert row["belief"] == number
+
+
+def test_tables_know_whether_they_have_the_pairs_of_others(parts, trusted, tmp_path):
+    tables, same = (build(parts, trusted, tmp_path / name) for name in ("a", "b"))
+    more = [parts[0], make_part(tmp_path / "more", "b", [("b0", 200, "z")] * 30)]
+    others = build(more, trusted, tmp_path / "c")
+    other_seed = build(parts, trusted, tmp_path / "d", seed=5)
+
+    assert tables.has_pairs_of(same)
+    assert not tables.has_pairs_of(others)
+    assert not tables.has_pairs_of(other_seed)
+    assert not tables.has_pairs_of(replace(same, probe_matched=~same.probe_matched))
 
 
 def test_the_seed_decides_and_the_cap_samples_all_shards(trusted, tmp_path):

@@ -102,6 +102,40 @@ def test_a_judge_that_hears_belief_discounts_what_networks_repeat_of_it():
     restored = Judge.from_json(json.loads(json.dumps(judge.to_json())))
     assert (restored.hears_belief, deaf.hears_belief) == (True, False)
 
+    hearing = judge.with_siblings(
+        labelled,
+        agreement_of(labels, 4),
+        pool_evidence=pool,
+        pool_agreement=agreement_of(CLEAN, 5),
+        seed=0,
+    )
+    for head in hearing.sibling_heads:
+        assert len(head.weights) == 4  # belief, two kinds of evidence, siblings
+        assert head.weights[0] < 0 < head.weights[3]
+
+
+def test_little_is_made_of_a_belief_that_hardly_differs():
+    """Where nearly all pairs are believed, the one that is a little less is no other pair."""
+    labels = np.arange(300) % 2 == 0
+    evidence, pool = evidence_of(labels, 1), evidence_of(CLEAN, 3)
+    told, of_pool = np.ones(300), np.ones(len(CLEAN))
+    told[labels.nonzero()[0][::6]] = 0.97
+    of_pool[:3] = 0.96
+    labelled, known = (
+        [np.column_stack([belief, rows]) for rows in of_nets]
+        for belief, of_nets in ((told, evidence), (of_pool, pool))
+    )
+    none = np.zeros(300, np.float32)
+    deaf = fit_judge(evidence, none, labels, pool_evidence=pool, seed=0, noise_rate=RATE)
+
+    judge = fit_judge(
+        labelled, none, labels, pool_evidence=known, hears_belief=True, seed=0, noise_rate=RATE
+    )
+
+    np.testing.assert_allclose(
+        judge.corrected_similarity(known), deaf.corrected_similarity(pool), atol=0.02
+    )
+
 
 def test_labelled_pairs_are_scored_by_heads_that_did_not_learn_from_them():
     labels = np.arange(40) % 2 == 0
