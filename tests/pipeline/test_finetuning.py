@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from builders import write_webdataset_shard
@@ -20,7 +21,7 @@ from nccleaner.config import DataConfig
 from nccleaner.data.images import decode_image
 from nccleaner.data.locations import find_shards
 from nccleaner.data.reading import ShardReading
-from nccleaner.errors import ShardError, UsageError
+from nccleaner.errors import RunError, ShardError, UsageError
 from nccleaner.pipeline.backbones import limits_of
 from nccleaner.pipeline.pixels import write_pixels
 from nccleaner.pipeline.pool import image_identities
@@ -101,6 +102,24 @@ def test_a_finished_fit_is_not_tuned_again_and_scores_repeat(tuned, few, tmp_pat
     (run / "scores" / "00000.parquet").unlink()
     nccleaner.score(run)
     assert (run / "scores" / "00000.parquet").read_bytes() == scores
+
+
+@pytest.mark.slow
+def test_a_second_reading_that_gives_other_pairs_is_refused(tuned, few, tmp_path):
+    run = shutil.copytree(tuned[0], tmp_path / "run")
+    path = run / "features-fine-tuned" / "00000" / "samples.parquet"
+    samples = pq.read_table(path)
+    pool = pq.read_table(run / "checkpoints" / "pool.parquet")["key"].to_pylist()
+    status = samples["status"].to_pylist()
+    status[samples["key"].to_pylist().index(pool[3])] = "decode_timeout"
+    at = samples.column_names.index("status")
+    column = pa.array(status, samples.schema.field("status").type)
+    pq.write_table(samples.set_column(at, "status", column), path)
+
+    with pytest.raises(RunError, match="gave other pairs") as refused:
+        nccleaner.fit(few[0], meta=few[1], run=run, config=CONFIG)
+
+    assert str(run / "features-fine-tuned") in str(refused.value)
 
 
 @pytest.mark.slow
