@@ -191,7 +191,7 @@ def test_a_run_of_another_version_is_refused_by_name(run, fitted, layout, says, 
 def test_a_fit_goes_into_the_directory_of_another_version(run, fitted, trusted_csv):
     edit(run / "run.json", lambda data: data.update(layout=99))
     nccleaner.fit(fitted.shards, meta=trusted_csv, run=run, config=tiny())
-    assert json.loads((run / "run.json").read_text())["layout"] == 2
+    assert json.loads((run / "run.json").read_text())["layout"] == 3
     assert nccleaner.purge(run).summary.kept > 0
 
 

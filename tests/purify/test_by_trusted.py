@@ -189,7 +189,7 @@ def handmade(good, bad, *, repeats=1, pairs=1000, passing=0.6, noise=None):
     """A standing whose labelled pairs have the scores given."""
     scores = np.float32([*good, *bad])
     labelled = Labelled(np.arange(len(scores)) < len(good), scores, scores, scores)
-    return Standing(Judge((), (), 0.0, noise, labelled), repeats, pairs, passing)
+    return Standing(Judge((), (), False, 0.0, noise, labelled), repeats, pairs, passing)
 
 
 GOOD, BAD = [0.9] * 90 + [0.3] * 10, [0.1] * 80 + [0.6] * 16 + [0.8] * 4
