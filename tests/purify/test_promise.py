@@ -54,7 +54,7 @@ def simulate(source, seed, *, labelled=200):
         noise = None
         if source == "noise rate of its own":
             noise = NoiseRate(*shares_passing(rng, truth, 2 * labelled), 2 * labelled)
-        judge = Judge((), (), 0.0, noise, Labelled(matched, known, known, known))
+        judge = Judge((), (), False, 0.0, noise, Labelled(matched, known, known, known))
         standing = Standing(judge, 1, PAIRS, float((scores >= CUTOFF).mean()))
         witness = ByTrusted(
             "corrected_similarity", [standing], known=NOBODY, labelled=labelled, seed=seed
