@@ -94,26 +94,18 @@ class CanonicalMap:
         """Returns the same maps in another type, in which products then are."""
         return CanonicalMap(self.of_images.to(dtype), self.of_texts.to(dtype))
 
-    def cosines(
-        self,
-        images: Float[Tensor, "n f"],
-        texts: Float[Tensor, "n l"],
-        *,
-        folds: Int[Tensor, " n"],
-    ) -> Float[Tensor, " n"]:
-        """Returns the cosine of each pair, by the map of its fold.
+    def embed_images(self, images: Float[Tensor, "n f"], *, fold: int) -> Float[Tensor, "n c"]:
+        """Embeds images by the map of a fold; rows have length 1.
 
-        Features are in the type of the maps; their length does not matter.
+        Args:
+            images: Standardised features, in the type of the maps; their length does not matter.
+            fold: Of the images; 0 where there is a single map.
         """
-        cosines = images.new_zeros(len(images), dtype=torch.float32)
-        for fold, (of_images, of_texts) in enumerate(
-            zip(self.of_images, self.of_texts, strict=True)
-        ):
-            rows = torch.nonzero(folds == fold)[:, 0]
-            image = directions((images[rows] @ of_images).float())
-            text = directions((texts[rows] @ of_texts).float())
-            cosines[rows] = image.mul_(text).sum(dim=1)
-        return cosines
+        return directions((images @ self.of_images[fold]).float())
+
+    def embed_texts(self, texts: Float[Tensor, "n l"], *, fold: int) -> Float[Tensor, "n c"]:
+        """Embeds captions; the rest as in `embed_images`."""
+        return directions((texts @ self.of_texts[fold]).float())
 
 
 @dataclass(frozen=True, slots=True)

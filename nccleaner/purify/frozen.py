@@ -1,4 +1,4 @@
-"""The evidence that needs no training: the canonical map and the neighbours, on frozen features.
+"""The evidence that needs no training: the canonical map, and neighbours in its space.
 
 None of it has seen the pair it judges, so it cannot have learned the mismatched ones by heart.
 """
@@ -48,14 +48,14 @@ class FrozenEvidence:
         of_images: Standardises image features.
         of_texts: Standardises caption features.
         canonical: A map for each fold of images, of the pairs of the others.
-        references: Where neighbours are sought.
+        references: Where neighbours are sought: the same pairs in the space of each map.
         neighbours: About how many count.
     """
 
     of_images: Standardiser
     of_texts: Standardiser
     canonical: CanonicalMap
-    references: References
+    references: tuple[References, ...]
     neighbours: int
 
     @staticmethod
@@ -80,22 +80,26 @@ class FrozenEvidence:
         """
         of_images, of_texts = Standardiser.fit(pool.images), Standardiser.fit(pool.texts)
         images, texts = of_images(pool.images), of_texts(pool.texts)
+        canonical = CanonicalMap.fit(
+            images,
+            texts,
+            weights=weights,
+            folds=pool.identities % FOLDS,
+            shrinkage=shrinkage,
+        )
         chosen = torch.randperm(len(images), generator=generator)[:references]
         return FrozenEvidence(
             of_images,
             of_texts,
-            CanonicalMap.fit(
-                images,
-                texts,
-                weights=weights,
-                folds=pool.identities % FOLDS,
-                shrinkage=shrinkage,
-            ),
-            References.build(
-                images[chosen],
-                texts[chosen],
-                identities=pool.identities[chosen],
-                weights=weights[chosen],
+            canonical,
+            tuple(
+                References(
+                    canonical.embed_images(images[chosen], fold=fold),
+                    canonical.embed_texts(texts[chosen], fold=fold),
+                    pool.identities[chosen],
+                    weights[chosen],
+                )
+                for fold in range(FOLDS)
             ),
             neighbours,
         )
@@ -108,22 +112,32 @@ class FrozenEvidence:
         """
         width = self.of_images.mean.shape[-1]
         canonical, references = self._fast
-        blocks = [pairs.images.new_zeros(0, KINDS)]
+        dtype = canonical.of_images.dtype
+        evidence = torch.zeros(len(pairs.images), KINDS, device=pairs.images.device)
         for start in range(0, len(pairs.images), _BLOCK_ROWS):
             block = pairs.take(slice(start, start + _BLOCK_ROWS))
-            images = directions(self.of_images(block.images[:, :width])).to(references.images.dtype)
-            texts = directions(self.of_texts(block.texts)).to(references.images.dtype)
-            cosines = canonical.cosines(images, texts, folds=block.identities % FOLDS)
-            agreement = references.agreement(
-                images, texts, identities=block.identities, neighbours=self.neighbours
-            )
-            blocks.append(torch.stack([cosines, *agreement], dim=1))
-        return torch.cat(blocks)
+            images = directions(self.of_images(block.images[:, :width])).to(dtype)
+            texts = directions(self.of_texts(block.texts)).to(dtype)
+            for fold, neighbourhood in enumerate(references):
+                rows = torch.nonzero(block.identities % FOLDS == fold)[:, 0]
+                if not len(rows):
+                    continue
+                image = canonical.embed_images(images[rows], fold=fold)
+                text = canonical.embed_texts(texts[rows], fold=fold)
+                agreement = neighbourhood.agreement(
+                    image.to(dtype),
+                    text.to(dtype),
+                    identities=block.identities[rows],
+                    neighbours=self.neighbours,
+                )
+                cosines = image.mul_(text).sum(dim=1)
+                evidence[start + rows] = torch.stack([cosines, *agreement], dim=1)
+        return evidence
 
     @cached_property
-    def _fast(self) -> tuple[CanonicalMap, References]:
-        dtype = fast_dtype(str(self.references.images.device))
-        return self.canonical.to(dtype), self.references.to(dtype)
+    def _fast(self) -> tuple[CanonicalMap, tuple[References, ...]]:
+        dtype = fast_dtype(str(self.of_images.mean.device))
+        return self.canonical.to(dtype), tuple(each.to(dtype) for each in self.references)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns what `from_tensors` needs, for a file."""
@@ -134,10 +148,10 @@ class FrozenEvidence:
             "text_scale": self.of_texts.scale,
             "canonical_of_images": self.canonical.of_images,
             "canonical_of_texts": self.canonical.of_texts,
-            "reference_images": self.references.images,
-            "reference_texts": self.references.texts,
-            "reference_identities": self.references.identities,
-            "reference_weights": self.references.weights,
+            "reference_images": torch.stack([each.images for each in self.references]),
+            "reference_texts": torch.stack([each.texts for each in self.references]),
+            "reference_identities": self.references[0].identities,
+            "reference_weights": self.references[0].weights,
             "neighbours": torch.tensor(self.neighbours),
         }
 
@@ -153,11 +167,13 @@ class FrozenEvidence:
             Standardiser(tensors["image_mean"], tensors["image_scale"]),
             Standardiser(tensors["text_mean"], tensors["text_scale"]),
             CanonicalMap(tensors["canonical_of_images"], tensors["canonical_of_texts"]),
-            References(
-                tensors["reference_images"],
-                tensors["reference_texts"],
-                tensors["reference_identities"],
-                tensors["reference_weights"],
+            tuple(
+                References(
+                    images, texts, tensors["reference_identities"], tensors["reference_weights"]
+                )
+                for images, texts in zip(
+                    tensors["reference_images"], tensors["reference_texts"], strict=True
+                )
             ),
             int(tensors["neighbours"]),
         )

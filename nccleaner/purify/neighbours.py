@@ -2,7 +2,8 @@
 
 After LEMoN (Zhang et al., ICML 2025): the captions of the nearest images should be like the
 caption, and the images of the nearest captions like the image. Ours [O]: neighbours are sought in a
-seeded sample of the pool, count by how much they are believed, and never show the same image.
+seeded sample of the pool, by their canonical directions instead of their features, count by how
+much they are believed, and never show the same image.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from statistics import NormalDist
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from nccleaner.model.equal import where_equal
 
@@ -29,27 +29,16 @@ class References:
     """Pairs of the pool among which neighbours are sought.
 
     Attributes:
-        images: [r, f] standardised, length 1.
-        texts: [r, l] standardised, length 1.
+        images: [r, c], length 1.
+        texts: [r, c], length 1.
         identities: [r], equal for equal images.
         weights: [r] in [0, 1], how much each is believed.
     """
 
-    images: Float[Tensor, "r f"]
-    texts: Float[Tensor, "r l"]
+    images: Float[Tensor, "r c"]
+    texts: Float[Tensor, "r c"]
     identities: Int[Tensor, " r"]
     weights: Float[Tensor, " r"]
-
-    @staticmethod
-    def build(
-        images: Float[Tensor, "r f"],
-        texts: Float[Tensor, "r l"],
-        *,
-        identities: Int[Tensor, " r"],
-        weights: Float[Tensor, " r"],
-    ) -> References:
-        """Builds from standardised features."""
-        return References(F.normalize(images), F.normalize(texts), identities, weights)
 
     def to(self, dtype: torch.dtype) -> References:
         """Returns the same with directions of another type, in which products then are."""
@@ -57,8 +46,8 @@ class References:
 
     def agreement(
         self,
-        images: Float[Tensor, "n f"],
-        texts: Float[Tensor, "n l"],
+        images: Float[Tensor, "n c"],
+        texts: Float[Tensor, "n c"],
         *,
         identities: Int[Tensor, " n"],
         neighbours: int,
@@ -70,8 +59,7 @@ class References:
         over a matrix, where a search for the k nearest sorts.
 
         Args:
-            images: Standardised features of the pairs' images, length 1, in the type of the
-                references.
+            images: Of the pairs, at least one, in the space and type of the references; length 1.
             texts: Likewise, of the pairs' captions.
             identities: Of the images; references with the same are passed over.
             neighbours: About how many count; at most half of the references.

@@ -15,7 +15,7 @@ def references():
     images, texts = latent_features(60, width=7, latent=3, seed=1)
     identities = torch.arange(60) // 2  # every image twice
     weights = torch.rand(60, generator=torch.Generator().manual_seed(2))
-    return References.build(images, texts, identities=identities, weights=weights)
+    return References(F.normalize(images), F.normalize(texts), identities, weights)
 
 
 def by_hand(near, compared, weights, same, neighbours):
@@ -72,9 +72,7 @@ def test_about_so_many_references_are_neighbours(neighbours):
     generator = torch.Generator().manual_seed(0)
     images, queries = (torch.randn(n, 64, generator=generator) for n in (500, 20))
     each = torch.eye(500)  # a caption that is like one reference's alone tells whether it counts
-    references = References.build(
-        images, each, identities=torch.arange(500), weights=torch.ones(500)
-    )
+    references = References(F.normalize(images), each, torch.arange(500), torch.ones(500))
 
     by_image, _ = references.agreement(
         F.normalize(queries).repeat_interleave(500, dim=0),
@@ -105,9 +103,7 @@ def test_a_pair_of_the_references_does_not_see_itself_nor_its_image(references):
 
 def test_nothing_is_said_where_all_references_show_the_same_image():
     images, texts = latent_features(20, width=7, latent=3)
-    references = References.build(
-        images, texts, identities=torch.zeros(20, dtype=torch.int64), weights=torch.ones(20)
-    )
+    references = References(images, texts, torch.zeros(20, dtype=torch.int64), torch.ones(20))
 
     agreement = references.agreement(
         images, texts, identities=torch.zeros(20, dtype=torch.int64), neighbours=5
