@@ -11,10 +11,11 @@ import torch
 from nccleaner.config import RunConfig
 from nccleaner.pipeline.device import DeviceTables
 from nccleaner.pipeline.looking import mismatched_of
+from nccleaner.purify.evidence import Evidence
 from nccleaner.purify.frozen import FrozenEvidence
 from nccleaner.purify.judge import Judges, fit_judge
 from nccleaner.purify.noise import NoiseRate, estimate_noise_rate
-from nccleaner.purify.scoring import SIBLING_ROUNDS, Evidence, Scorer
+from nccleaner.purify.scoring import SIBLING_ROUNDS, Scorer
 from nccleaner.purify.siblings import Siblings
 from nccleaner.train.cotrain import diverged
 from nccleaner.train.pairs import Pairs, join_pairs

@@ -10,10 +10,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -25,6 +24,7 @@ from nccleaner.model.mfsr import MainNet
 from nccleaner.model.mscn import MetaNet
 from nccleaner.model.products import float32_products
 from nccleaner.purify.canonical import CanonicalView
+from nccleaner.purify.evidence import Evidence, Scored, Scores
 from nccleaner.purify.frozen import KINDS, Frozen, FrozenEvidence
 from nccleaner.purify.judge import Judges
 from nccleaner.purify.scorer_file import LAYOUT, damaged, read_description, scorer_identity
@@ -34,8 +34,6 @@ from nccleaner.train.networks import Architecture, build_networks, read_own_back
 from nccleaner.train.objective import pair_logits
 from nccleaner.train.pairs import Features, Pairs, rows_of
 
-Scores = npt.NDArray[np.float32]
-
 # Rounds in which siblings are weighed by what the last one made of them.
 SIBLING_ROUNDS = 2
 _BLOCK_ROWS = 2048
@@ -43,56 +41,6 @@ _BLOCK_ROWS = 2048
 
 def _ignore(count: int) -> None:
     del count
-
-
-class Evidence(NamedTuple):
-    """What is known of pairs.
-
-    Attributes:
-        similarity: [n] in [-1, 1], mean cosine of the networks' semantic parts and of the canonical
-            view.
-        of_networks: For each network [n, 2]: the logit of its corrected similarity, and the cosine
-            of the other network (of itself where it is the only one).
-        contrast: [n, 2], how the pair stands among alternatives.
-        frozen: [n, 3], what frozen features say; no columns where captions come as tokens.
-        siblings: The pairs as siblings of each other; None where that is no evidence.
-    """
-
-    similarity: Scores
-    of_networks: tuple[Scores, ...]
-    contrast: Scores
-    frozen: Scores
-    siblings: Siblings | None
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether every number of it is one."""
-        columns = (self.similarity, *self.of_networks, self.contrast, self.frozen)
-        return all(np.isfinite(column).all() for column in columns)
-
-    def of_rows(
-        self, rows: slice | npt.NDArray[np.bool_], belief: Scores | None = None
-    ) -> list[Scores]:
-        """Returns for each network all that is known of some pairs by themselves, [rows, e].
-
-        Args:
-            rows: The pairs.
-            belief: [n], how much training believed each pair, for a judge that hears it: its first
-                kind of evidence. None: without.
-        """
-        told = [] if belief is None else [belief[rows, None]]
-        return [
-            np.concatenate([*told, own[rows], self.contrast[rows], self.frozen[rows]], axis=1)
-            for own in self.of_networks
-        ]
-
-
-class Scored(NamedTuple):
-    """Scores of pairs, as in the output contract."""
-
-    similarity: npt.NDArray[np.float32]
-    corrected_similarity: npt.NDArray[np.float32]
-    clean_probability: npt.NDArray[np.float32]
 
 
 class Scorer:

@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from nccleaner.pipeline.calibrating import calibrate
 from nccleaner.pipeline.device import DeviceTables
-from nccleaner.purify.scoring import Scored, Scorer
+from nccleaner.purify.evidence import Scored
+from nccleaner.purify.scoring import Scorer
 from nccleaner.train.pairs import Pairs, join_pairs
 
 CONFIG = small(train={"epochs": 2}, purify={"references": 512})

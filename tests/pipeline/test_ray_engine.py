@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,9 @@ from nccleaner.errors import (
     ShardError,
     UsageError,
 )
-from nccleaner.pipeline import ray_engine
+from nccleaner.pipeline import ray_actor, ray_engine
 from nccleaner.pipeline.engines import LocalEngine, open_engine
+from nccleaner.pipeline.ray_actor import Home
 from nccleaner.pipeline.ray_engine import RayEngine, _threads
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -152,8 +154,8 @@ def test_other_versions_on_a_node_are_refused(
 def test_folders_that_a_node_does_not_see_are_refused(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_engine, "_VISIBLE_S", 0.1)
-    home = ray_engine._Home(ray_engine.version("nccleaner"), Path.cwd(), (tmp_path / "mark",), 0)
+    monkeypatch.setattr(ray_actor, "_VISIBLE_S", 0.1)
+    home = Home(version("nccleaner"), Path.cwd(), (tmp_path / "mark",), 0)
     with pytest.raises(InputError, match="does not see"):
         home.settle()
     (tmp_path / "mark").touch()

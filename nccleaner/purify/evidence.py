@@ -1,0 +1,62 @@
+"""What is known of pairs before a judge weighs it, and what they score afterwards."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nccleaner.purify.siblings import Siblings
+
+Scores = npt.NDArray[np.float32]
+
+
+class Evidence(NamedTuple):
+    """What is known of pairs.
+
+    Attributes:
+        similarity: [n] in [-1, 1], mean cosine of the networks' semantic parts and of the canonical
+            view.
+        of_networks: For each network [n, 2]: the logit of its corrected similarity, and the cosine
+            of the other network (of itself where it is the only one).
+        contrast: [n, 2], how the pair stands among alternatives.
+        frozen: [n, 3], what frozen features say; no columns where captions come as tokens.
+        siblings: The pairs as siblings of each other; None where that is no evidence.
+    """
+
+    similarity: Scores
+    of_networks: tuple[Scores, ...]
+    contrast: Scores
+    frozen: Scores
+    siblings: Siblings | None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every number of it is one."""
+        columns = (self.similarity, *self.of_networks, self.contrast, self.frozen)
+        return all(np.isfinite(column).all() for column in columns)
+
+    def of_rows(
+        self, rows: slice | npt.NDArray[np.bool_], belief: Scores | None = None
+    ) -> list[Scores]:
+        """Returns for each network all that is known of some pairs by themselves, [rows, e].
+
+        Args:
+            rows: The pairs.
+            belief: [n], how much training believed each pair, for a judge that hears it: its first
+                kind of evidence. None: without.
+        """
+        told = [] if belief is None else [belief[rows, None]]
+        return [
+            np.concatenate([*told, own[rows], self.contrast[rows], self.frozen[rows]], axis=1)
+            for own in self.of_networks
+        ]
+
+
+class Scored(NamedTuple):
+    """Scores of pairs, as in the output contract."""
+
+    similarity: npt.NDArray[np.float32]
+    corrected_similarity: npt.NDArray[np.float32]
+    clean_probability: npt.NDArray[np.float32]
