@@ -90,7 +90,7 @@ class TrustedConfig(_Section):
 class ModelConfig(_Section):
     """Widths of the networks (METHOD 1 and 2)."""
 
-    joint_width: int = Field(512, ge=8, description="D, width of the joint space.")
+    joint_width: int = Field(512, ge=8, description="D, width of each network's semantic part.")
     similarity_width: int = Field(64, ge=4, description="S, width of a similarity vector.")
     meta_hidden_width: int = Field(64, ge=1, description="Hidden width of the meta network.")
     dropout: float | None = Field(
@@ -164,8 +164,8 @@ class TrainConfig(_Section):
     )
     learn_trusted: bool = Field(
         True,
-        description="The main networks are trained on the trusted pairs of the meta part too, "
-        "unless their scores decide what is believed.",
+        description="The canonical view, and with purify.belief=frozen the main networks, learn "
+        "from the trusted pairs of the meta part too.",
     )
     meta_gradient: Literal["direct", "finite_difference", "exact", "none"] = Field(
         "direct",

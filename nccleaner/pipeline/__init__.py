@@ -14,6 +14,7 @@ fitting     tables → trained networks and judges, by way of
   calibrating    trained networks → judges
 scored      networks and judges → the scores of a shard
 embedding   kept pairs → embeddings, for `export`
+engines     shards → their results, here or, by `ray_engine`, `ray_pool`, `ray_actor`, on a cluster
 fit, score, purge, search, export, evaluate, corrupt    the commands
 results     what they give back; `reporter` hears of their progress
 """

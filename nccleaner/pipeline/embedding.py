@@ -1,4 +1,4 @@
-"""The kept pairs in the joint space, as clip-retrieval's folder of embeddings."""
+"""The embeddings of the kept pairs, as clip-retrieval's folder."""
 
 from __future__ import annotations
 

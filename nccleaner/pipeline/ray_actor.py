@@ -1,4 +1,7 @@
-"""What runs in the processes of a Ray cluster: an actor that does the items of a job."""
+"""What runs in the processes of a Ray cluster.
+
+In: a job, then its items one by one. Out: their results, and how far each is.
+"""
 
 from __future__ import annotations
 

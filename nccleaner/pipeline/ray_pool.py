@@ -1,4 +1,7 @@
-"""The actors of one job on a Ray cluster: started, given items, replaced where they are lost."""
+"""The actors of one job on a Ray cluster: started, given items, replaced where they are lost.
+
+In: a job and its items. Out: results, in the order of the items.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ from nccleaner.train.cotrain import CoTraining
 from nccleaner.train.reports import EpochReport
 from nccleaner.train.state import read_state, write_state
 
-_LAYOUT = 1
+# Changes with what decides training and is in no setting: the evidence before it, for one.
+_LAYOUT = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The kept pairs in the joint space: manifests and features in, what indexes are built from out."""
+"""The embeddings of the kept pairs: manifests and features in, what indexes are built from out."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""From corrected similarities to decisions.
+"""Evidence to scores, and scores to decisions.
 
-In: scores of the pool and of trusted pairs. Out: clean probabilities, estimates with intervals,
-cut-offs. Memory depends on the number of bins, never on the number of pairs.
+In: features of the pool and of trusted pairs. Out: beliefs, a scorer, scores, estimates with
+intervals, cut-offs. What is fitted to the pool holds its features; what decides holds bins alone.
 """

@@ -1,8 +1,9 @@
 """Regularised canonical correlation analysis between frozen features: a closed form [O].
 
 Directions of image features and of caption features that vary together over the believed pairs,
-each scaled by a power of its correlation; the cosine in the space that they span compares an image
-with a caption. Strong where few pairs are clean, and right about other pairs than the networks are.
+each scaled by a power of its correlation. The cosine in the space that they span compares an image
+with a caption, and an image, or a caption, with others. Strong where few pairs are clean, and right
+about other pairs than the networks are.
 
 H. Hotelling, "Relations between two sets of variates", 1936; H. D. Vinod, "Canonical ridge", 1976;
 the scaling and the cosine: Y. Gong, Q. Ke, M. Isard, S. Lazebnik, "A multi-view embedding space for

@@ -1,4 +1,4 @@
-"""What is known of pairs before a judge weighs it, and what they score afterwards."""
+"""What is known of pairs, and what they score: what enters a judge, and what leaves it."""
 
 from __future__ import annotations
 
@@ -55,8 +55,14 @@ class Evidence(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Scores of pairs, as in the output contract."""
+    """Scores of pairs, as in the output contract; higher = better matched.
 
-    similarity: npt.NDArray[np.float32]
-    corrected_similarity: npt.NDArray[np.float32]
-    clean_probability: npt.NDArray[np.float32]
+    Attributes:
+        similarity: [n] in [-1, 1].
+        corrected_similarity: [n] in [0, 1].
+        clean_probability: [n] in [0, 1].
+    """
+
+    similarity: Scores
+    corrected_similarity: Scores
+    clean_probability: Scores

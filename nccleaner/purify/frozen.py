@@ -42,7 +42,7 @@ class Frozen:
 
 @dataclass(frozen=True)
 class FrozenEvidence:
-    """What frozen features say of a pair: its canonical cosine, and two of the neighbours.
+    """What frozen features say of a pair: its canonical cosine, and two agreements with neighbours.
 
     Attributes:
         of_images: Standardises image features.
@@ -73,7 +73,7 @@ class FrozenEvidence:
         Args:
             pool: Its pairs.
             weights: In [0, 1], how much each pair is believed.
-            references: Pairs among which neighbours are sought; a random sample.
+            references: How many pairs neighbours are sought among; drawn at random.
             neighbours: About how many count.
             shrinkage: Of the canonical map; None: by the number of features and pairs.
             generator: Source of randomness.
@@ -88,14 +88,15 @@ class FrozenEvidence:
             shrinkage=shrinkage,
         )
         chosen = torch.randperm(len(images), generator=generator)[:references]
+        referred = images[chosen], texts[chosen]
         return FrozenEvidence(
             of_images,
             of_texts,
             canonical,
             tuple(
                 References(
-                    canonical.embed_images(images[chosen], fold=fold),
-                    canonical.embed_texts(texts[chosen], fold=fold),
+                    canonical.embed_images(referred[0], fold=fold),
+                    canonical.embed_texts(referred[1], fold=fold),
                     pool.identities[chosen],
                     weights[chosen],
                 )

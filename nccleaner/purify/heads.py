@@ -1,4 +1,4 @@
-"""The last layer of the meta network on all the evidence: a, b of s = σ(residual + a·e + b).
+"""The last layer of the meta network on all the evidence: a, b of s = σ(a·e + b).
 
 Its weights come from trusted pairs that stood where the judged pairs stand: in the pool for pairs
 of the pool, outside it for others (METHOD 2 and 4) [O].
@@ -33,8 +33,8 @@ class EvidenceHead:
     """A logistic model over kinds of evidence.
 
     Attributes:
-        mean: [e], of each kind of evidence over the pool.
-        scale: [e], its standard deviation.
+        mean: [e], what is taken off each kind of evidence.
+        scale: [e], what it is then divided by.
         weights: [e], not negative, but not positive of kinds that speak against a match.
         bias: The intercept.
     """
@@ -55,15 +55,15 @@ class EvidenceHead:
     ) -> EvidenceHead:
         """Fits to labelled pairs; both labels weigh the same.
 
-        Penalised maximum likelihood: weights are not negative, since every kind of evidence is
+        Penalised maximum likelihood: weights are not negative, since kinds of evidence are
         higher for matched pairs, and are drawn towards their common mean. Those of kinds that
         speak against a match are not positive, and are drawn towards 0.
 
         Args:
             evidence: [n, e].
             matched: [n] bool, at least one of each.
-            mean: [e], of the pool.
-            scale: [e], of the pool, positive.
+            mean: [e], of the evidence over the pool.
+            scale: [e], its standard deviation there, positive.
             against: So many kinds, the first ones, speak against a match, if they say anything.
         """
         standard = (np.asarray(evidence, dtype=np.float64) - mean) / scale

@@ -208,7 +208,7 @@ def fit_judge(
         labelled_similarity: [n].
         matched: [n] bool, at least two of each.
         pool_evidence: [m, e] for each network, of the pool without what is labelled; it sets the
-            scale of the evidence.
+            scale of the evidence, but for the belief, whose scale is fixed.
         hears_belief: Whether the first kind of evidence is how much training believed the pair.
             Training repeats what it is told: the same evidence says less of a pair that was
             believed, so that this kind speaks against a match.

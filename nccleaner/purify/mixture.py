@@ -1,4 +1,4 @@
-"""The two-component Beta mixture over corrected similarities, with the trusted pairs as prior.
+"""The two-component Beta mixture over scores in (0, 1), with the trusted pairs as prior.
 
 Scores enter as a histogram, which merges across shards and workers by addition; what leaves is the
 posterior that a pair of a given score is matched, and the noise rate. MSCN section 3.3 [P]; the

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _HELP = """Finds the kept pairs nearest to QUERY: a text, the path of an image file, or SHARD/KEY
 for the image of a pair in the shards, kept or not.
 
-A text is compared with the images, an image with the captions. The figure is the inner product in
-the joint space, at most 1; higher is nearer."""
+A text is compared with the images, an image with the captions. The figure is the inner product of
+their embeddings, at most 1; higher is nearer."""
 
 
 @dataclass(frozen=True, slots=True)
