@@ -1,9 +1,8 @@
 """Regularised canonical correlation analysis between frozen features: a closed form [O].
 
 Directions of image features and of caption features that vary together over the believed pairs,
-each scaled by a power of its correlation. The cosine in the space that they span compares an image
-with a caption, and an image, or a caption, with others. Strong where few pairs are clean, and right
-about other pairs than the networks are.
+each scaled by a power of its correlation; the cosine in the space that they span compares an image
+with a caption. Strong where few pairs are clean, and right about other pairs than the networks are.
 
 H. Hotelling, "Relations between two sets of variates", 1936; H. D. Vinod, "Canonical ridge", 1976;
 the scaling and the cosine: Y. Gong, Q. Ke, M. Isard, S. Lazebnik, "A multi-view embedding space for
@@ -95,18 +94,26 @@ class CanonicalMap:
         """Returns the same maps in another type, in which products then are."""
         return CanonicalMap(self.of_images.to(dtype), self.of_texts.to(dtype))
 
-    def embed_images(self, images: Float[Tensor, "n f"], *, fold: int) -> Float[Tensor, "n c"]:
-        """Embeds images by the map of a fold; rows have length 1.
+    def cosines(
+        self,
+        images: Float[Tensor, "n f"],
+        texts: Float[Tensor, "n l"],
+        *,
+        folds: Int[Tensor, " n"],
+    ) -> Float[Tensor, " n"]:
+        """Returns the cosine of each pair, by the map of its fold.
 
-        Args:
-            images: Standardised features, in the type of the maps; their length does not matter.
-            fold: Of the images; 0 where there is a single map.
+        Features are in the type of the maps; their length does not matter.
         """
-        return directions((images @ self.of_images[fold]).float())
-
-    def embed_texts(self, texts: Float[Tensor, "n l"], *, fold: int) -> Float[Tensor, "n c"]:
-        """Embeds captions; the rest as in `embed_images`."""
-        return directions((texts @ self.of_texts[fold]).float())
+        cosines = images.new_zeros(len(images), dtype=torch.float32)
+        for fold, (of_images, of_texts) in enumerate(
+            zip(self.of_images, self.of_texts, strict=True)
+        ):
+            rows = torch.nonzero(folds == fold)[:, 0]
+            image = directions((images[rows] @ of_images).float())
+            text = directions((texts[rows] @ of_texts).float())
+            cosines[rows] = image.mul_(text).sum(dim=1)
+        return cosines
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The evidence that needs no training: the canonical map, and neighbours in its space.
+"""The evidence that needs no training: the canonical map and the neighbours, on frozen features.
 
 None of it has seen the pair it judges, so it cannot have learned the mismatched ones by heart.
 """
@@ -48,14 +48,14 @@ class FrozenEvidence:
         of_images: Standardises image features.
         of_texts: Standardises caption features.
         canonical: A map for each fold of images, of the pairs of the others.
-        references: Where neighbours are sought: the same pairs in the space of each map.
+        references: Where neighbours are sought.
         neighbours: About how many count.
     """
 
     of_images: Standardiser
     of_texts: Standardiser
     canonical: CanonicalMap
-    references: tuple[References, ...]
+    references: References
     neighbours: int
 
     @staticmethod
@@ -80,27 +80,19 @@ class FrozenEvidence:
         """
         of_images, of_texts = Standardiser.fit(pool.images), Standardiser.fit(pool.texts)
         images, texts = of_images(pool.images), of_texts(pool.texts)
-        canonical = CanonicalMap.fit(
-            images,
-            texts,
-            weights=weights,
-            folds=pool.identities % FOLDS,
-            shrinkage=shrinkage,
-        )
         chosen = torch.randperm(len(images), generator=generator)[:references]
-        referred = images[chosen], texts[chosen]
         return FrozenEvidence(
             of_images,
             of_texts,
-            canonical,
-            tuple(
-                References(
-                    canonical.embed_images(referred[0], fold=fold),
-                    canonical.embed_texts(referred[1], fold=fold),
-                    pool.identities[chosen],
-                    weights[chosen],
-                )
-                for fold in range(FOLDS)
+            CanonicalMap.fit(
+                images,
+                texts,
+                weights=weights,
+                folds=pool.identities % FOLDS,
+                shrinkage=shrinkage,
+            ),
+            References.build(
+                images, texts, chosen=chosen, identities=pool.identities, weights=weights
             ),
             neighbours,
         )
@@ -113,32 +105,22 @@ class FrozenEvidence:
         """
         width = self.of_images.mean.shape[-1]
         canonical, references = self._fast
-        dtype = canonical.of_images.dtype
-        evidence = torch.zeros(len(pairs.images), KINDS, device=pairs.images.device)
+        blocks = [pairs.images.new_zeros(0, KINDS)]
         for start in range(0, len(pairs.images), _BLOCK_ROWS):
             block = pairs.take(slice(start, start + _BLOCK_ROWS))
-            images = directions(self.of_images(block.images[:, :width])).to(dtype)
-            texts = directions(self.of_texts(block.texts)).to(dtype)
-            for fold, neighbourhood in enumerate(references):
-                rows = torch.nonzero(block.identities % FOLDS == fold)[:, 0]
-                if not len(rows):
-                    continue
-                image = canonical.embed_images(images[rows], fold=fold)
-                text = canonical.embed_texts(texts[rows], fold=fold)
-                agreement = neighbourhood.agreement(
-                    image.to(dtype),
-                    text.to(dtype),
-                    identities=block.identities[rows],
-                    neighbours=self.neighbours,
-                )
-                cosines = image.mul_(text).sum(dim=1)
-                evidence[start + rows] = torch.stack([cosines, *agreement], dim=1)
-        return evidence
+            images = directions(self.of_images(block.images[:, :width])).to(references.images.dtype)
+            texts = directions(self.of_texts(block.texts)).to(references.images.dtype)
+            cosines = canonical.cosines(images, texts, folds=block.identities % FOLDS)
+            agreement = references.agreement(
+                images, texts, identities=block.identities, neighbours=self.neighbours
+            )
+            blocks.append(torch.stack([cosines, *agreement], dim=1))
+        return torch.cat(blocks)
 
     @cached_property
-    def _fast(self) -> tuple[CanonicalMap, tuple[References, ...]]:
-        dtype = fast_dtype(str(self.of_images.mean.device))
-        return self.canonical.to(dtype), tuple(each.to(dtype) for each in self.references)
+    def _fast(self) -> tuple[CanonicalMap, References]:
+        dtype = fast_dtype(str(self.references.images.device))
+        return self.canonical.to(dtype), self.references.to(dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns what `from_tensors` needs, for a file."""
@@ -149,10 +131,12 @@ class FrozenEvidence:
             "text_scale": self.of_texts.scale,
             "canonical_of_images": self.canonical.of_images,
             "canonical_of_texts": self.canonical.of_texts,
-            "reference_images": torch.stack([each.images for each in self.references]),
-            "reference_texts": torch.stack([each.texts for each in self.references]),
-            "reference_identities": self.references[0].identities,
-            "reference_weights": self.references[0].weights,
+            "components_of_images": self.references.of_images,
+            "components_of_texts": self.references.of_texts,
+            "reference_images": self.references.images,
+            "reference_texts": self.references.texts,
+            "reference_identities": self.references.identities,
+            "reference_weights": self.references.weights,
             "neighbours": torch.tensor(self.neighbours),
         }
 
@@ -168,13 +152,13 @@ class FrozenEvidence:
             Standardiser(tensors["image_mean"], tensors["image_scale"]),
             Standardiser(tensors["text_mean"], tensors["text_scale"]),
             CanonicalMap(tensors["canonical_of_images"], tensors["canonical_of_texts"]),
-            tuple(
-                References(
-                    images, texts, tensors["reference_identities"], tensors["reference_weights"]
-                )
-                for images, texts in zip(
-                    tensors["reference_images"], tensors["reference_texts"], strict=True
-                )
+            References(
+                tensors["components_of_images"],
+                tensors["components_of_texts"],
+                tensors["reference_images"],
+                tensors["reference_texts"],
+                tensors["reference_identities"],
+                tensors["reference_weights"],
             ),
             int(tensors["neighbours"]),
         )

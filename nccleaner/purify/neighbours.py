@@ -2,8 +2,8 @@
 
 After LEMoN (Zhang et al., ICML 2025): the captions of the nearest images should be like the
 caption, and the images of the nearest captions like the image. Ours [O]: neighbours are sought in a
-seeded sample of the pool, by their canonical directions instead of their features, count by how
-much they are believed, and never show the same image.
+seeded sample of the pool, by the principal components of the features, count by how much they are
+believed, and never show the same image.
 """
 
 from __future__ import annotations
@@ -16,38 +16,79 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nccleaner.model.equal import where_equal
+from nccleaner.purify.standardise import directions
 
 _BLOCK_ROWS = 2048
 # Rows whose cosines with all references stay in a core's cache while they are passed over.
 _CACHED_ROWS = 128
 _MOST = 0.5
+# Of either kind of features; more of them find no better neighbours.
+_COMPONENTS = 128
 _NOTHING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Pairs of the pool among which neighbours are sought.
+    """Pairs of the pool among which neighbours are sought, by their principal components.
 
     Attributes:
-        images: [r, c], length 1.
-        texts: [r, c], length 1.
+        of_images: [f, p], from standardised features to components.
+        of_texts: [l, q].
+        images: [r, p] components, length 1.
+        texts: [r, q] components, length 1.
         identities: [r], equal for equal images.
         weights: [r] in [0, 1], how much each is believed.
     """
 
-    images: Float[Tensor, "r c"]
-    texts: Float[Tensor, "r c"]
+    of_images: Float[Tensor, "f p"]
+    of_texts: Float[Tensor, "l q"]
+    images: Float[Tensor, "r p"]
+    texts: Float[Tensor, "r q"]
     identities: Int[Tensor, " r"]
     weights: Float[Tensor, " r"]
 
+    @staticmethod
+    def build(
+        images: Float[Tensor, "n f"],
+        texts: Float[Tensor, "n l"],
+        *,
+        chosen: Int[Tensor, " r"],
+        identities: Int[Tensor, " n"],
+        weights: Float[Tensor, " n"],
+    ) -> References:
+        """Builds from the pool.
+
+        Args:
+            images: Standardised features of its pairs' images.
+            texts: Standardised features of its pairs' captions.
+            chosen: Which of the pairs become references.
+            identities: Of the images.
+            weights: In [0, 1], how much each pair is believed.
+        """
+        of_images, of_texts = _components(images), _components(texts)
+        return References(
+            of_images,
+            of_texts,
+            directions(images[chosen] @ of_images),
+            directions(texts[chosen] @ of_texts),
+            identities[chosen],
+            weights[chosen],
+        )
+
     def to(self, dtype: torch.dtype) -> References:
-        """Returns the same with directions of another type, in which products then are."""
-        return replace(self, images=self.images.to(dtype), texts=self.texts.to(dtype))
+        """Returns the same in another type, in which products then are."""
+        return replace(
+            self,
+            of_images=self.of_images.to(dtype),
+            of_texts=self.of_texts.to(dtype),
+            images=self.images.to(dtype),
+            texts=self.texts.to(dtype),
+        )
 
     def agreement(
         self,
-        images: Float[Tensor, "n c"],
-        texts: Float[Tensor, "n c"],
+        images: Float[Tensor, "n f"],
+        texts: Float[Tensor, "n l"],
         *,
         identities: Int[Tensor, " n"],
         neighbours: int,
@@ -59,7 +100,8 @@ class References:
         over a matrix, where a search for the k nearest sorts.
 
         Args:
-            images: Of the pairs, at least one, in the space and type of the references; length 1.
+            images: Standardised features of the pairs' images, in the type of the references; their
+                length does not matter.
             texts: Likewise, of the pairs' captions.
             identities: Of the images; references with the same are passed over.
             neighbours: About how many count; at most half of the references.
@@ -74,8 +116,10 @@ class References:
         by_image, by_text = [], []
         for start in range(0, len(images), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
-            to_all_images = images[rows] @ self.images.T  # [b, r]
-            to_all_texts = texts[rows] @ self.texts.T  # [b, r]
+            image = directions((images[rows] @ self.of_images).float())  # [b, p]
+            text = directions((texts[rows] @ self.of_texts).float())  # [b, q]
+            to_all_images = image.to(self.images.dtype) @ self.images.T  # [b, r]
+            to_all_texts = text.to(self.texts.dtype) @ self.texts.T  # [b, r]
             for own, *products in zip(
                 *(
                     torch.split(of_rows, step)
@@ -108,3 +152,10 @@ class References:
         total = say.mul_(self.weights).sum(dim=1).clamp(min=_NOTHING)
         agreement: Tensor = say.mul_(compared).sum(dim=1) / total
         return agreement
+
+
+def _components(rows: Float[Tensor, "n f"]) -> Float[Tensor, "f p"]:
+    """Returns the directions in which rows, which have mean 0, vary most."""
+    _, vectors = torch.linalg.eigh(rows.T @ rows)
+    components: Tensor = vectors[:, -_COMPONENTS:].contiguous()
+    return components

@@ -27,16 +27,6 @@ def fit(images, texts, folds, weights, shrinkage=SHRINKAGE):
     return CanonicalMap.fit(images, texts, weights=weights, folds=folds, shrinkage=shrinkage)
 
 
-def by_folds(fitted, images, texts, folds):
-    """Returns the cosine of each pair by the map of its fold."""
-    cosines = torch.empty(len(folds))
-    for fold in range(FOLDS):
-        rows = folds == fold
-        image = fitted.embed_images(images[rows], fold=fold)
-        cosines[rows] = (image * fitted.embed_texts(texts[rows], fold=fold)).sum(dim=1)
-    return cosines
-
-
 def by_definition(images, texts, weights):
     """Directions and correlations from the generalised eigenproblem, in float64."""
     from scipy.linalg import eigh
@@ -89,7 +79,7 @@ def test_pairs_that_nobody_believes_teach_nothing_of_what_belongs_together(pool)
 
     one, other = fit(images, texts, folds, weights), fit(images, exchanged, folds, weights)
 
-    cosines = (by_folds(each, images, texts, folds) for each in (one, other))
+    cosines = (each.cosines(images, texts, folds=folds) for each in (one, other))
     torch.testing.assert_close(*cosines, atol=1e-5, rtol=0)
 
 
@@ -119,7 +109,7 @@ def test_no_weight_and_folds_without_a_pair_give_finite_maps(pool, believed):
     only_one_fold = torch.zeros(200, dtype=torch.int64)
 
     fitted = fit(images, texts, only_one_fold, torch.full((200,), believed))
-    cosines = by_folds(fitted, images, texts, only_one_fold)
+    cosines = fitted.cosines(images, texts, folds=only_one_fold)
 
     assert all(torch.isfinite(values).all() for values in (cosines, fitted.of_images))
     assert not cosines.any()  # nobody else to learn from

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from networks import latent_features
 
 from nccleaner.purify import frozen as module
-from nccleaner.purify.canonical import FOLDS
 from nccleaner.purify.frozen import Frozen, FrozenEvidence
 
 COUNT, NOISY = 400, 120
@@ -53,22 +50,7 @@ def test_the_seed_draws_the_references(pool):
     first, again, other = fit(pool), fit(pool), fit(pool, seed=1)
 
     assert torch.equal(first.of(pool), again.of(pool))
-    assert not torch.equal(first.references[0].identities, other.references[0].identities)
-
-
-def test_evidence_of_a_pair_does_not_hang_on_who_its_own_fold_is_paired_with(pool):
-    fold = pool.identities % FOLDS == pool.identities[200] % FOLDS
-    before = fit(pool)
-    heard = torch.isin(pool.identities, before.references[0].identities)
-    exchanged = pool.texts.clone()
-    exchanged[fold & ~heard] = pool.texts[fold & ~heard].roll(1, dims=0)
-
-    after = fit(replace(pool, texts=exchanged))
-
-    own = pool.take(fold.nonzero()[:, 0])
-    torch.testing.assert_close(after.of(own), before.of(own), atol=1e-5, rtol=0)
-    others = pool.take((~fold).nonzero()[:, 0])
-    assert not torch.allclose(after.of(others), before.of(others), atol=1e-3)
+    assert not torch.equal(first.references.identities, other.references.identities)
 
 
 def test_fewer_pairs_than_references_and_neighbours_are_enough(pool):
