@@ -6,6 +6,7 @@ import shutil
 from html import unescape
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from builders import Row, make_rows, write_webdataset_shard
@@ -92,12 +93,11 @@ def test_its_figures_are_those_of_the_summary(run, page):
 
 def test_the_cut_off_is_drawn_where_it_divides_the_pairs(run, page):
     said = float(re.search(r">cut-off ([\d.]+)</text>", page)[1])
-    tables = [pq.read_table(path) for path in (run / "scores").glob("*.parquet")]
-    for table in tables:
-        corrected = table["corrected_similarity"].to_numpy()
-        kept = table["clean_probability"].to_numpy() > 0.5
-        assert corrected[kept].min() >= said - 0.001
-        assert corrected[~kept].max() <= said + 0.001
+    scores = pa.concat_tables(map(pq.read_table, (run / "scores").glob("*.parquet")))
+    corrected = scores["corrected_similarity"].to_numpy()
+    kept = scores["clean_probability"].to_numpy() > 0.5
+    assert corrected[kept].min() >= said - 0.001
+    assert corrected[~kept].max() <= said + 0.001
 
 
 def test_the_same_purge_gives_the_same_page(run):
