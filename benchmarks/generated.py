@@ -35,7 +35,7 @@ from nccleaner.pipeline.scored import SCHEMA, write_scores
 from nccleaner.pipeline.training import build_architecture
 from nccleaner.pipeline.workspace import RunDescription, Workspace, add_inputs
 from nccleaner.purify.canonical import CanonicalView
-from nccleaner.purify.frozen import Frozen, FrozenEvidence
+from nccleaner.purify.frozen import Frozen, FrozenEvidence, FrozenPool
 from nccleaner.purify.judge import Judges, fit_judge
 from nccleaner.purify.scoring import Scorer
 from nccleaner.records import OK, UNDECODABLE_IMAGE, Shard, ShardReport
@@ -219,7 +219,7 @@ def make_scorer(config: RunConfig) -> Scorer:
         architecture=architecture,
         networks=[build_networks(architecture, seed=seed) for seed in range(2)],
         frozen=FrozenEvidence.fit(
-            Frozen(*features, identities),
+            FrozenPool.of(Frozen(*features, identities)),
             weights=weights,
             references=purify.references,
             neighbours=purify.neighbours,

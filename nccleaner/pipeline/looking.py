@@ -12,7 +12,7 @@ import torch
 from nccleaner.config import RunConfig
 from nccleaner.pipeline.device import DeviceTables
 from nccleaner.pipeline.labelled import EXCHANGES
-from nccleaner.purify.frozen import FrozenEvidence
+from nccleaner.purify.frozen import FrozenEvidence, FrozenPool
 from nccleaner.purify.mixture import BetaMixture
 from nccleaner.purify.noise import estimate_noise_rate
 from nccleaner.purify.rounds import Belief, first_belief
@@ -59,8 +59,8 @@ def look_before_training(
     matched = data.on_device(meta.matched)
     mismatched = data.on_device(mismatched_of(meta.matched, meta.mismatched, generator))
     parts = (data.pool, matched, mismatched)
-    pool = data.frozen(data.pool)
-    weights = torch.ones(len(pool.images), device=pool.images.device)
+    pool = FrozenPool.of(data.frozen(data.pool))
+    weights = torch.ones(len(data.pool), device=pool.identities.device)
     for _ in range(FROZEN_ROUNDS):
         frozen = FrozenEvidence.fit(
             pool,

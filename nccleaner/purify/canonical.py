@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nccleaner.encoders.precision import fast_dtype
-from nccleaner.purify.standardise import Standardiser, directions
+from nccleaner.purify.standardise import Standardised, Standardiser, directions
 
 FOLDS = 5
 # Directions that are kept; there are no more than either kind of feature has.
@@ -26,6 +26,9 @@ _WIDTH = 256
 _POWER = 0.25
 # What the covariances of n pairs are blurred by grows with (features / n) ** .5.
 _SHRINKAGE = 8.0
+# Of either kind of features, as many principal components at most are looked at: the time of a
+# singular value decomposition grows with the third power.
+_COMPONENTS = 1_536
 # Of the strongest; what is below it is rounding.
 _NO_CORRELATION = 1e-6
 _BLOCK_ROWS = 8_192
@@ -46,8 +49,8 @@ class CanonicalMap:
 
     @staticmethod
     def fit(
-        images: Float[Tensor, "n f"],
-        texts: Float[Tensor, "n l"],
+        images: Standardised,
+        texts: Standardised,
         *,
         weights: Float[Tensor, " n"],
         folds: Int[Tensor, " n"] | None,
@@ -56,8 +59,8 @@ class CanonicalMap:
         """Fits to the pairs of the pool.
 
         Args:
-            images: Standardised features of the pairs' images.
-            texts: Standardised features of the pairs' captions.
+            images: Features of the pairs' images.
+            texts: Features of the pairs' captions.
             weights: In [0, 1], how much each pair is believed.
             folds: In [0, FOLDS), equal for equal images: one map for each fold, of the pairs of
                 the others. None: a single map, of all pairs.
@@ -65,14 +68,17 @@ class CanonicalMap:
                 None: by the number of features and of believed pairs.
         """
         if shrinkage is None:
-            features = images.shape[1] + texts.shape[1]
+            features = images.rows.shape[1] + texts.rows.shape[1]
             shrinkage = _SHRINKAGE * (features / float(weights.sum().clamp(min=1.0))) ** 0.5
         of_images, of_texts = _whitening(images, shrinkage), _whitening(texts, shrinkage)
         if folds is None:
-            crosses = _cross(images, texts, weights)[None]
+            crosses = _cross(images.rows, texts.rows, weights)[None]
         else:
             own = torch.stack(
-                [_cross(images, texts, weights * (folds == fold)) for fold in range(FOLDS)]
+                [
+                    _cross(images.rows, texts.rows, weights * (folds == fold))
+                    for fold in range(FOLDS)
+                ]
             )
             crosses = own.sum(dim=0) - own  # [k, f, l]
         left, right = [], []
@@ -142,7 +148,11 @@ class CanonicalView:
         images, texts = images.float(), texts.float()
         of_images, of_texts = Standardiser.fit(images), Standardiser.fit(texts)
         fitted = CanonicalMap.fit(
-            of_images(images), of_texts(texts), weights=weights, folds=None, shrinkage=shrinkage
+            Standardised(of_images(images)),
+            Standardised(of_texts(texts)),
+            weights=weights,
+            folds=None,
+            shrinkage=shrinkage,
         )
         return CanonicalView(of_images, of_texts, fitted)
 
@@ -207,10 +217,12 @@ def _cross(
     return total
 
 
-def _whitening(rows: Float[Tensor, "n f"], shrinkage: float) -> Float[Tensor, "f f"]:
-    """Returns what makes the covariance of rows, which have mean 0, nearly the identity."""
-    values, vectors = torch.linalg.eigh((rows.T @ rows).double() / max(len(rows), 1))
-    values = values.clamp(min=0)
-    shrunk = (values + shrinkage * values.mean()).clamp(min=_NOTHING)
-    whitening: Tensor = vectors * shrunk.rsqrt()
+def _whitening(features: Standardised, shrinkage: float) -> Float[Tensor, "f w"]:
+    """Returns what makes the covariance of features nearly the identity, in float64.
+
+    Of very wide features the directions of least variance are left out.
+    """
+    variances = features.variances
+    shrunk = (variances + shrinkage * variances.mean()).clamp(min=_NOTHING)
+    whitening: Tensor = (features.components * shrunk.rsqrt())[:, :_COMPONENTS]
     return whitening

@@ -15,7 +15,7 @@ from torch import Tensor
 from nccleaner.encoders.precision import fast_dtype
 from nccleaner.purify.canonical import FOLDS, CanonicalMap
 from nccleaner.purify.neighbours import References
-from nccleaner.purify.standardise import Standardiser, directions
+from nccleaner.purify.standardise import Standardised, Standardiser, directions
 
 KINDS = 3
 _BLOCK_ROWS = 2048
@@ -40,6 +40,37 @@ class Frozen:
         return Frozen(self.images[index], self.texts[index], self.identities[index])
 
 
+@dataclass(frozen=True, slots=True)
+class FrozenPool:
+    """The pool, as one round of fitting after another reads it.
+
+    Attributes:
+        of_images: Standardises image features.
+        of_texts: Standardises caption features.
+        images: Of its pairs.
+        texts: Of its pairs.
+        identities: [n], a number from the content of each image.
+    """
+
+    of_images: Standardiser
+    of_texts: Standardiser
+    images: Standardised
+    texts: Standardised
+    identities: Int[Tensor, " n"]
+
+    @staticmethod
+    def of(pairs: Frozen) -> FrozenPool:
+        """Standardises the pool by itself."""
+        of_images, of_texts = Standardiser.fit(pairs.images), Standardiser.fit(pairs.texts)
+        return FrozenPool(
+            of_images,
+            of_texts,
+            Standardised(of_images(pairs.images)),
+            Standardised(of_texts(pairs.texts)),
+            pairs.identities,
+        )
+
+
 @dataclass(frozen=True)
 class FrozenEvidence:
     """What frozen features say of a pair: its canonical cosine, and two agreements with neighbours.
@@ -60,7 +91,7 @@ class FrozenEvidence:
 
     @staticmethod
     def fit(
-        pool: Frozen,
+        pool: FrozenPool,
         *,
         weights: Float[Tensor, " n"],
         references: int,
@@ -71,28 +102,31 @@ class FrozenEvidence:
         """Fits to the pool.
 
         Args:
-            pool: Its pairs.
+            pool: Its pairs. The first call finds their principal components, the slowest part with
+                wide features; later ones use them again.
             weights: In [0, 1], how much each pair is believed.
             references: How many pairs neighbours are sought among; drawn at random.
             neighbours: About how many count.
             shrinkage: Of the canonical map; None: by the number of features and pairs.
             generator: Source of randomness.
         """
-        of_images, of_texts = Standardiser.fit(pool.images), Standardiser.fit(pool.texts)
-        images, texts = of_images(pool.images), of_texts(pool.texts)
-        chosen = torch.randperm(len(images), generator=generator)[:references]
+        chosen = torch.randperm(len(pool.identities), generator=generator)[:references]
         return FrozenEvidence(
-            of_images,
-            of_texts,
+            pool.of_images,
+            pool.of_texts,
             CanonicalMap.fit(
-                images,
-                texts,
+                pool.images,
+                pool.texts,
                 weights=weights,
                 folds=pool.identities % FOLDS,
                 shrinkage=shrinkage,
             ),
             References.build(
-                images, texts, chosen=chosen, identities=pool.identities, weights=weights
+                pool.images,
+                pool.texts,
+                chosen=chosen,
+                identities=pool.identities,
+                weights=weights,
             ),
             neighbours,
         )

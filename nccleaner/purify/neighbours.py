@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nccleaner.model.equal import where_equal
-from nccleaner.purify.standardise import directions
+from nccleaner.purify.standardise import Standardised, directions
 
 _BLOCK_ROWS = 2048
 # Rows whose cosines with all references stay in a core's cache while they are passed over.
@@ -49,8 +49,8 @@ class References:
 
     @staticmethod
     def build(
-        images: Float[Tensor, "n f"],
-        texts: Float[Tensor, "n l"],
+        images: Standardised,
+        texts: Standardised,
         *,
         chosen: Int[Tensor, " r"],
         identities: Int[Tensor, " n"],
@@ -59,18 +59,18 @@ class References:
         """Builds from the pool.
 
         Args:
-            images: Standardised features of its pairs' images.
-            texts: Standardised features of its pairs' captions.
+            images: Features of its pairs' images.
+            texts: Features of its pairs' captions.
             chosen: Which of the pairs become references.
             identities: Of the images.
             weights: In [0, 1], how much each pair is believed.
         """
-        of_images, of_texts = _components(images), _components(texts)
+        of_images, of_texts = _first(images.components), _first(texts.components)
         return References(
             of_images,
             of_texts,
-            directions(images[chosen] @ of_images),
-            directions(texts[chosen] @ of_texts),
+            directions(images.rows[chosen] @ of_images),
+            directions(texts.rows[chosen] @ of_texts),
             identities[chosen],
             weights[chosen],
         )
@@ -154,8 +154,5 @@ class References:
         return agreement
 
 
-def _components(rows: Float[Tensor, "n f"]) -> Float[Tensor, "f p"]:
-    """Returns the directions in which rows, which have mean 0, vary most."""
-    _, vectors = torch.linalg.eigh(rows.T @ rows)
-    components: Tensor = vectors[:, -_COMPONENTS:].contiguous()
-    return components
+def _first(components: Float[Tensor, "f f"]) -> Float[Tensor, "f p"]:
+    return components[:, :_COMPONENTS].float().contiguous()

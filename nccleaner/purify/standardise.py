@@ -1,8 +1,9 @@
-"""Brings frozen features to one scale, feature by feature."""
+"""Brings frozen features to one scale, feature by feature, and finds in what they vary most."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -29,6 +30,35 @@ class Standardiser:
     def __call__(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
         """Standardises rows."""
         return (features - self.mean).div_(self.scale)
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """The pool's features of one kind at one scale, and their principal components.
+
+    Components are found when they are first asked for, and once for all who ask.
+
+    Attributes:
+        rows: [n, f], with mean 0.
+    """
+
+    rows: Float[Tensor, "n f"]
+
+    @property
+    def components(self) -> Float[Tensor, "f f"]:
+        """Directions of length 1 in float64, one a column; the one of most variance first."""
+        return self._spectrum[1]
+
+    @property
+    def variances(self) -> Float[Tensor, " f"]:
+        """Of the rows in these directions; 0 or more."""
+        return self._spectrum[0]
+
+    @cached_property
+    def _spectrum(self) -> tuple[Tensor, Tensor]:
+        covariance = (self.rows.T @ self.rows).double() / max(len(self.rows), 1)
+        variances, components = torch.linalg.eigh(covariance)
+        return variances.flip(0).clamp(min=0), components.flip(1)
 
 
 def directions(rows: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def fitted(shards: Path, trusted_csv: Path, tmp_path_factory: pytest.TempPathFac
     run = tmp_path_factory.mktemp("fitted") / "run"
     result = nccleaner.fit(shards, meta=trusted_csv, run=run, config=tiny())
     return Fit(run, shards, result, nccleaner.purge(run))
+
+
+@pytest.fixture(scope="module")
+def run(fitted: Fit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that the tests of a module purge again and again."""
+    copy = tmp_path_factory.mktemp("purged") / "run"
+    shutil.copytree(fitted.run, copy)
+    return copy

@@ -10,7 +10,7 @@ from handmade import META, POOL, PROBES, TABLES, Listener, small, train
 
 from nccleaner.pipeline import device as module
 from nccleaner.pipeline.device import DeviceTables, fits
-from nccleaner.purify.frozen import FrozenEvidence
+from nccleaner.purify.frozen import FrozenEvidence, FrozenPool
 
 WIDTHS = 16 + 16
 ROWS = len(TABLES.features.images)
@@ -26,7 +26,7 @@ def test_features_fit_with_the_copies_that_the_frozen_evidence_makes():
 def test_evidence_does_not_depend_on_portions(monkeypatch):
     data = DeviceTables.on(TABLES, "cpu")
     frozen = FrozenEvidence.fit(
-        data.frozen(data.pool),
+        FrozenPool.of(data.frozen(data.pool)),
         weights=torch.ones(len(data.pool)),
         references=64,
         neighbours=5,

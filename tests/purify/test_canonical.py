@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from networks import latent_features
+from sklearn.decomposition import PCA
 
+from nccleaner.purify import canonical as module
 from nccleaner.purify.canonical import FOLDS, CanonicalMap, CanonicalView
-from nccleaner.purify.standardise import Standardiser
+from nccleaner.purify.standardise import Standardised, Standardiser
 
 SHRINKAGE = 0.7
 
@@ -24,7 +26,9 @@ def pool():
 
 
 def fit(images, texts, folds, weights, shrinkage=SHRINKAGE):
-    return CanonicalMap.fit(images, texts, weights=weights, folds=folds, shrinkage=shrinkage)
+    return CanonicalMap.fit(
+        Standardised(images), Standardised(texts), weights=weights, folds=folds, shrinkage=shrinkage
+    )
 
 
 def by_definition(images, texts, weights):
@@ -57,6 +61,17 @@ def test_a_single_map_is_canonical_correlation_analysis_by_its_definition(pool):
     to_images, to_texts = by_definition(images, texts, weights)
     expected = cosine(images.double().numpy() @ to_images, texts.double().numpy() @ to_texts)
     np.testing.assert_allclose(mine, expected, atol=1e-5)
+
+
+def test_of_very_wide_features_the_components_of_least_variance_are_left_out(pool, monkeypatch):
+    images, texts, _, weights = pool
+    monkeypatch.setattr(module, "_COMPONENTS", 3)
+    fitted = fit(images, texts, None, weights)
+
+    for rows, map_ in ((images, fitted.of_images[0]), (texts, fitted.of_texts[0])):
+        kept = torch.from_numpy(PCA(3).fit(rows.numpy()).components_)
+        torch.testing.assert_close(kept.T @ kept @ map_, map_, atol=1e-5, rtol=0)
+        assert torch.linalg.matrix_rank(map_) == 3
 
 
 def test_the_map_that_judges_a_pair_does_not_change_with_who_it_is_paired_with(pool):

@@ -5,7 +5,7 @@ import torch
 from networks import latent_features
 
 from nccleaner.purify import frozen as module
-from nccleaner.purify.frozen import Frozen, FrozenEvidence
+from nccleaner.purify.frozen import Frozen, FrozenEvidence, FrozenPool
 
 COUNT, NOISY = 400, 120
 
@@ -20,7 +20,7 @@ def pool():
 
 def fit(pool, seed=0, references=200):
     return FrozenEvidence.fit(
-        pool,
+        FrozenPool.of(pool),
         weights=torch.ones(len(pool.images)),
         references=references,
         neighbours=10,
@@ -44,6 +44,25 @@ def test_evidence_does_not_depend_on_the_portion_in_which_a_pair_comes(pool, mon
 
     torch.testing.assert_close(evidence.of(pool), whole, atol=1e-6, rtol=0)
     assert evidence.of(pool.take(slice(0, 0))).shape == (0, 3)
+
+
+def test_rounds_of_fitting_share_the_principal_components(pool, monkeypatch):
+    found = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: found.append(1) or eigh(matrix))
+    standardised = FrozenPool.of(pool)
+
+    for weight in (1.0, 0.5):
+        FrozenEvidence.fit(
+            standardised,
+            weights=torch.full((COUNT,), weight),
+            references=200,
+            neighbours=10,
+            shrinkage=None,
+            generator=torch.Generator(),
+        )
+
+    assert len(found) == 2  # images and captions
 
 
 def test_the_seed_draws_the_references(pool):

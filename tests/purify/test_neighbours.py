@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from nccleaner.purify import neighbours as module
 from nccleaner.purify.neighbours import References
+from nccleaner.purify.standardise import Standardised
 
 
 @pytest.fixture
@@ -25,8 +26,13 @@ def references(pool):
 
 
 def build(images, texts, *, identities, weights):
-    every = torch.arange(len(images))
-    return References.build(images, texts, chosen=every, identities=identities, weights=weights)
+    return References.build(
+        Standardised(images),
+        Standardised(texts),
+        chosen=torch.arange(len(images)),
+        identities=identities,
+        weights=weights,
+    )
 
 
 def by_hand(near, compared, weights, same, neighbours):

@@ -11,7 +11,7 @@ from nccleaner.purify import canonical as canonical_module
 from nccleaner.purify import frozen as frozen_module
 from nccleaner.purify import scoring as scoring_module
 from nccleaner.purify.canonical import CanonicalView
-from nccleaner.purify.frozen import Frozen, FrozenEvidence
+from nccleaner.purify.frozen import Frozen, FrozenEvidence, FrozenPool
 from nccleaner.purify.scoring import Scorer
 from nccleaner.train.networks import Architecture, build_networks
 
@@ -35,7 +35,7 @@ def computing_with(monkeypatch):
 
 def test_frozen_evidence_changes_little(pool, computing_with):
     evidence = FrozenEvidence.fit(
-        pool,
+        FrozenPool.of(pool),
         weights=torch.ones(COUNT),
         references=200,
         neighbours=20,

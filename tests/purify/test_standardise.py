@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import torch
+from sklearn.decomposition import PCA
 
-from nccleaner.purify.standardise import Standardiser, directions
+from nccleaner.purify.standardise import Standardised, Standardiser, directions
 
 
 def test_standardiser_scales_features_and_does_not_blow_up_constants():
@@ -22,3 +23,17 @@ def test_directions_have_length_1_and_zeros_stay():
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
 
     torch.testing.assert_close(directions(rows), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+
+
+def test_components_are_those_of_scikit_learn():
+    rows = torch.randn(300, 5, generator=torch.Generator().manual_seed(1))
+    rows = (rows - rows.mean(dim=0)) @ torch.randn(5, 5, generator=torch.Generator().manual_seed(2))
+    oracle = PCA().fit(rows.numpy())
+
+    standardised = Standardised(rows)
+
+    assert standardised.components.dtype == torch.float64
+    cosines = standardised.components.T @ torch.from_numpy(oracle.components_).double().T
+    torch.testing.assert_close(cosines.abs(), torch.eye(5).double(), atol=1e-4, rtol=0)
+    variances = torch.from_numpy(oracle.explained_variance_).double() * 299 / 300
+    torch.testing.assert_close(standardised.variances, variances, atol=0, rtol=1e-4)

@@ -1,114 +1,30 @@
 from __future__ import annotations
 
-import io
 import math
 
 import numpy as np
 import pytest
 import torch
-from networks import ALL_LOSSES, build_main_net, build_meta_net, latent_features, rows
+from cotraining import (
+    BATCH,
+    FEATURES,
+    HELD_OUT,
+    META,
+    POOL,
+    build_learner,
+    build_training,
+    noisy_pool,
+    run,
+    to_device,
+    weights_of,
+)
+from networks import rows
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
 from nccleaner.errors import TrainingError
-from nccleaner.purify.mixture import fit_mixture, histogram
-from nccleaner.train.cotrain import CoTraining, Schedule
 from nccleaner.train.learner import Learner
-from nccleaner.train.pairs import Features, Pairs, TrustedPairs
-from nccleaner.train.rates import Rates
-
-POOL, META, HELD_OUT = 600, 80, 40
-BATCH = 100
-NONE = rows(torch.arange(0))
-FEATURES = latent_features(POOL + META + HELD_OUT, noise=0.8)
-
-
-def noisy_pool(rate=0.4, seed=0):
-    """The first 600 pairs with a share of their captions moved, and which were."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(POOL, generator=generator)[: round(rate * POOL)]
-    texts = torch.arange(POOL)
-    texts[chosen] = chosen.roll(1)
-    return rows(torch.arange(POOL), texts), (texts != torch.arange(POOL)).numpy()
-
-
-def build_learner(seed, *, kind=Learner, features=32, dropout=0.2, device="cpu", total_steps=42):
-    size = {"vectors": 16, "dtype": torch.float32, "seed": seed}
-    return kind(
-        main_net=build_main_net(features=features, joint=32, dropout=dropout, **size).to(device),
-        meta_net=build_meta_net(hidden=16, residual=False, **size).to(device),
-        loss_weights=ALL_LOSSES,
-        rates=Rates(
-            schedule="cosine",
-            main=3e-3,
-            meta=3e-3,
-            rise_steps=5,
-            fall_at=0.6,
-            total_steps=total_steps,
-        ),
-        weight_decay=0.0,
-        averaging=0.9,
-        precision="float32",
-    )
-
-
-def mixture_decides(scores):
-    mixture = fit_mixture(
-        histogram(scores.pool),
-        matched=histogram(scores.matched),
-        mismatched=histogram(scores.mismatched),
-        prior="anchor",
-        max_iterations=10,
-        tolerance=1e-3,
-    )
-    return mixture.clean_probability(scores.pool)
-
-
-def to_device(pairs, device):
-    return Pairs(pairs.image_rows.to(device), pairs.text_rows.to(device))
-
-
-def build_training(
-    *,
-    learners=None,
-    features=FEATURES,
-    purify=mixture_decides,
-    epochs=7,
-    warm_up_epochs=2,
-    gradient="direct",
-    hard_mismatched=True,
-    learn_trusted=False,
-    pool=None,
-    device="cpu",
-):
-    learners = learners or [build_learner(seed, device=device) for seed in (0, 1)]
-    matched = rows(range(POOL, POOL + META))
-    held_out = rows(range(POOL + META, POOL + META + HELD_OUT))
-    return CoTraining(
-        learners=learners,
-        features=Features(*(table.to(device) for table in features)),
-        pool=to_device(pool or noisy_pool()[0], device),
-        meta=TrustedPairs(to_device(matched, device), to_device(NONE, device)),
-        held_out=to_device(held_out, device),
-        purify=purify,
-        first_weights=None,
-        schedule=Schedule(
-            epochs=epochs,
-            warm_up_epochs=warm_up_epochs,
-            batch_size=BATCH,
-            trusted_batch_size=32,
-            hard_mismatched=hard_mismatched,
-            gradient=gradient,
-            learn_trusted=learn_trusted,
-            log_every=4,
-        ),
-        seed=0,
-    )
-
-
-def run(training):
-    torch.manual_seed(0)  # dropout draws from torch's own generator
-    return list(training.epochs(lambda: None))
+from nccleaner.train.pairs import Features
 
 
 def pool_logits(learner, device="cpu"):
@@ -121,15 +37,6 @@ def found_mismatched(learners, device="cpu"):
     """AUROC of the mean corrected similarity for the captions that were moved."""
     mean = sum(pool_logits(learner, device).sigmoid() for learner in learners) / 2
     return roc_auc_score(noisy_pool()[1], -mean.numpy())
-
-
-def weights_of(training):
-    return [
-        value
-        for learner in training.learners
-        for net in (learner.main_net, learner.meta_net, learner.average_net)
-        for value in net.state_dict().values()
-    ]
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -282,13 +189,6 @@ def test_belief_of_zero_everywhere_does_not_stall():
     assert reports[-1].believed == 0
 
 
-def test_equal_seeds_give_equal_networks_bit_by_bit():
-    first, second = build_training(epochs=3), build_training(epochs=3)
-    assert run(first) == run(second)
-    for one, two in zip(weights_of(first), weights_of(second), strict=True):
-        assert torch.equal(one, two)
-
-
 def test_the_two_networks_differ():
     training = build_training(epochs=1)
     run(training)
@@ -395,54 +295,3 @@ def test_every_so_many_steps_are_reported_with_their_losses_and_rate():
         assert (step.main_loss, step.meta_loss, step.main_rate) == expected
     means = np.mean([losses[:2] for losses in noted[:12]], axis=0)
     assert (reports[0].main_loss, reports[0].meta_loss) == pytest.approx(tuple(means))
-
-
-class Killed(BaseException):
-    """Ends a training from outside."""
-
-
-def saved(training):
-    torch.save(training.state_dict(), buffer := io.BytesIO())
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def whole():
-    """A training that was not interrupted: 12 steps an epoch, two of four epochs warm up."""
-    training = build_training(epochs=4)
-    return run(training), weights_of(training)
-
-
-@pytest.mark.parametrize("steps", [5, 13, 24, 41])
-def test_a_training_that_is_interrupted_anywhere_goes_on_bit_by_bit(whole, steps):
-    expected, weights = whole
-    states, reports = [], []
-    interrupted = build_training(epochs=4)
-    countdown = iter(range(steps))
-
-    def on_step():
-        if next(countdown, None) is None:
-            raise Killed
-
-    def train():
-        for report in interrupted.epochs(on_step):
-            reports.append(report)
-            states.append(saved(interrupted))
-
-    torch.manual_seed(0)
-    with pytest.raises(Killed):
-        train()
-
-    resumed = build_training(epochs=4)
-    torch.manual_seed(7 if states else 0)
-    if states:
-        resumed.load_state_dict(torch.load(io.BytesIO(states[-1]), weights_only=True))
-    reports += resumed.epochs(lambda: None)
-
-    assert len(states) == steps // 12
-    assert reports == expected
-    for one, two in zip(weights, weights_of(resumed), strict=True):
-        assert torch.equal(one, two)
-    left = build_training(epochs=4)
-    left.load_state_dict(resumed.state_dict())
-    assert list(left.epochs(lambda: None)) == []
