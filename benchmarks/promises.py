@@ -23,7 +23,7 @@ from nccleaner.purify.by_sample import BySample
 from nccleaner.purify.by_trusted import ByTrusted, Standing
 from nccleaner.purify.decide import Known, ScoreCounts, cut_at
 from nccleaner.purify.judge import Judge, fit_judge
-from nccleaner.purify.noise import CUTOFF, NoiseRate, estimate_noise_rate
+from nccleaner.purify.noise import CUTOFF, NoiseRate, cross_score, estimate_noise_rate
 from nccleaner.purify.prices import Price
 from nccleaner.purify.promise import Refusal, Witness, promise_precision
 from nccleaner.purify.shares import LEVEL, highest_share
@@ -218,7 +218,7 @@ def simulate(trial: Trial, seed: int) -> DataSet:
     if trial.source == Source.OWN:
         all_trusted = np.ones(trial.labelled, dtype=bool)
         noise = estimate_noise_rate(
-            evidence(truth), evidence(all_trusted), evidence(~all_trusted), seed=seed
+            cross_score(evidence(truth), evidence(all_trusted), evidence(~all_trusted), seed=seed)
         )
     probes = np.arange(trial.labelled // 2) % 2 == 0
     judge = fit_judge(

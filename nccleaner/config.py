@@ -238,6 +238,11 @@ class PurifyConfig(_Section):
         description="Of the covariances in the canonical map, in variances of a mean direction; "
         "None: 8 (features / believed pairs) ** 0.5.",
     )
+    near_misses: bool = Field(
+        True,
+        description="Whether the pool decides on clean probabilities where it shows that its "
+        "mismatched pairs are not like exchanged ones; false: Bayes' rule does throughout.",
+    )
 
 
 class RunConfig(_Section):

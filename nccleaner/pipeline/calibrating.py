@@ -14,7 +14,8 @@ from nccleaner.pipeline.looking import mismatched_of
 from nccleaner.purify.evidence import Evidence
 from nccleaner.purify.frozen import FrozenEvidence
 from nccleaner.purify.judge import Judges, fit_judge
-from nccleaner.purify.noise import NoiseRate, estimate_noise_rate
+from nccleaner.purify.noise import CrossScored, cross_score, estimate_noise_rate
+from nccleaner.purify.posterior import View, find_near_misses
 from nccleaner.purify.scoring import SIBLING_ROUNDS, Scorer
 from nccleaner.purify.siblings import Siblings
 from nccleaner.train.cotrain import diverged
@@ -55,6 +56,9 @@ def calibrate(
     noisy = slice(0, len(data.pool) - data.probes)
     probes = slice(noisy.stop, len(data.pool))
     unseen = slice(probes.stop, None)
+    frozen = None
+    if scorer.frozen is not None:
+        frozen = _score_by_frozen(scorer.frozen, data, evidence.frozen[noisy], config.seed)
     fitted_judge = fit_judge(
         evidence.of_rows(probes, belief),
         evidence.similarity[probes],
@@ -62,9 +66,7 @@ def calibrate(
         pool_evidence=evidence.of_rows(noisy, belief),
         hears_belief=True,
         seed=config.seed,
-        noise=_noise_rate(scorer.frozen, data, evidence.frozen[noisy], config.seed)
-        if scorer.frozen
-        else None,
+        noise=None if frozen is None else estimate_noise_rate(frozen),
     )
     on_judge()
     # There is no pool of unseen pairs yet: the noise rate of the pool stands for theirs.
@@ -77,12 +79,30 @@ def calibrate(
         noise_rate=fitted_judge.noise_rate,
     )
     judges = Judges(fitted_judge, unseen_judge)
+    scores = fitted_judge.corrected_similarity(evidence.of_rows(noisy, belief))
     if evidence.siblings is not None:
-        judges = _hear_siblings(
+        judges, scores = _hear_siblings(
             judges, evidence, evidence.siblings, belief, noisy, probes, config.seed
         )
+    if config.purify.near_misses:
+        judges = _heed_near_misses(judges, scores, frozen, config.seed)
     on_judge()
     return judges
+
+
+def _heed_near_misses(
+    judges: Judges, pool: npt.NDArray[np.float32], frozen: CrossScored | None, seed: int
+) -> Judges:
+    """Lets the pool decide on clean probabilities where it contradicts the exchanged probes."""
+    labelled = judges.fitted.labelled
+    views = [View(labelled.corrected_similarity[labelled.matched], pool)]
+    if frozen is not None:
+        views.append(View(frozen.matched, frozen.pool))
+    found = find_near_misses(views, rate=judges.fitted.noise_rate, seed=seed)
+    if found is None:
+        return judges
+    # There is no pool of unseen pairs yet, in this too.
+    return Judges(judges.fitted.heeding(found), judges.unseen.heeding(found))
 
 
 def _hear_siblings(
@@ -93,8 +113,12 @@ def _hear_siblings(
     noisy: slice,
     probes: slice,
     seed: int,
-) -> Judges:
-    """Teaches both judges what siblings are worth; only pairs of the pool vouch for others."""
+) -> tuple[Judges, npt.NDArray[np.float32]]:
+    """Teaches both judges what siblings are worth; only pairs of the pool vouch for others.
+
+    Returns:
+        The judges, and the corrected similarities of the pool without its probes.
+    """
     of_pool = evidence.of_rows(noisy, belief)
     fitted, unseen = judges.fitted, judges.unseen
     vouching = np.zeros(len(evidence.similarity), dtype=np.float32)
@@ -118,13 +142,13 @@ def _hear_siblings(
         pool_agreement=agreement[noisy],
         seed=seed,
     )
-    return Judges(fitted, unseen)
+    return Judges(fitted, unseen), vouching[noisy]
 
 
-def _noise_rate(
+def _score_by_frozen(
     frozen: FrozenEvidence, data: DeviceTables, pool: npt.NDArray[np.float32], seed: int
-) -> NoiseRate:
-    """Estimates the pool's noise rate from its frozen evidence and all trusted pairs."""
+) -> CrossScored:
+    """Scores the pool and all trusted pairs by their frozen evidence alone."""
     tables = data.tables
     noisy = len(tables.pool) - data.probes
     own = torch.from_numpy(noisy + np.flatnonzero(tables.probe_matched))
@@ -135,4 +159,4 @@ def _noise_rate(
         data.evidence(frozen, data.on_device(pairs)).cpu().numpy()
         for pairs in (matched, mismatched)
     )
-    return estimate_noise_rate(pool, *trusted, seed=seed)
+    return cross_score(pool, *trusted, seed=seed)

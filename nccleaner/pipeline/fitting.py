@@ -24,6 +24,7 @@ from nccleaner.pipeline.snapshots import Snapshots
 from nccleaner.pipeline.training import build_architecture, train_networks
 from nccleaner.pipeline.workspace import Workspace
 from nccleaner.purify.canonical import CanonicalView
+from nccleaner.purify.judge import Judge
 from nccleaner.purify.mixture import BetaMixture, fit_mixture
 from nccleaner.purify.rounds import Belief
 from nccleaner.purify.scoring import Scorer
@@ -68,7 +69,8 @@ class Fitted:
         held_out_auroc: Of the best snapshot, on held-out pairs.
         probe_auroc: Of the corrected similarity, on the planted probes.
         noise_rate: Estimated share of mismatched pairs in the pool.
-        warning: That the scores are hardly better than chance; empty where they are.
+        warning: That the scores are hardly better than chance, or that mismatched pairs are not
+            like exchanged ones; may be empty.
     """
 
     scorer: Scorer
@@ -243,7 +245,9 @@ def judge_scorer(
         held_out_auroc=trained.held_out_auroc,
         probe_auroc=probe_auroc,
         noise_rate=fitted.noise_rate,
-        warning=_warn_of_chance(probe_auroc, probes.matched),
+        warning=" ".join(
+            filter(None, (_warn_of_chance(probe_auroc, probes.matched), _warn_of_others(fitted)))
+        ),
     )
 
 
@@ -267,6 +271,18 @@ def _warn_of_chance(auroc: float, matched: npt.NDArray[np.bool_]) -> str:
         f"(AUROC {auroc:.2f}): purging by them drops pairs at random. Look whether the trusted "
         "pairs are what they are said to be, and whether the encoders are made for these images "
         "and captions."
+    )
+
+
+def _warn_of_others(judge: Judge) -> str:
+    """Returns a warning where mismatched pairs are not like exchanged ones."""
+    if judge.near_misses is None:
+        return ""
+    return (
+        "Many pairs are like neither the trusted pairs nor exchanged ones: captions that are "
+        "nearly right, or trusted pairs that are easier than the others. Clean probabilities "
+        f"follow the pool instead: {judge.noise_rate:.0%} mismatched. Label pairs drawn at random "
+        "from the shards to know more (docs/cutoffs.md)."
     )
 
 

@@ -14,7 +14,7 @@ from nccleaner.pipeline.device import DeviceTables
 from nccleaner.pipeline.labelled import EXCHANGES
 from nccleaner.purify.frozen import FrozenEvidence, FrozenPool
 from nccleaner.purify.mixture import BetaMixture
-from nccleaner.purify.noise import estimate_noise_rate
+from nccleaner.purify.noise import cross_score, estimate_noise_rate
 from nccleaner.purify.rounds import Belief, first_belief
 from nccleaner.purify.siblings import Siblings
 from nccleaner.train.pairs import Pairs, exchange_captions, join_pairs
@@ -96,13 +96,14 @@ def _agree_on_noise_rate(evidence: list[Columns], agreement: list[Columns], *, s
     have = [~np.isnan(column) for column in agreement]
     if min(rows.sum() for rows in have) < _MIN_WITH_SIBLINGS:
         return False
-    by_rest = estimate_noise_rate(
-        *(rows[some] for rows, some in zip(evidence, have, strict=True)), seed=seed
+    both = (
+        (rows[some] for rows, some in zip(evidence, have, strict=True)),
+        (column[some, None] for column, some in zip(agreement, have, strict=True)),
     )
-    by_siblings = estimate_noise_rate(
-        *(column[some, None] for column, some in zip(agreement, have, strict=True)), seed=seed
+    by_rest, by_siblings = (
+        estimate_noise_rate(cross_score(*parts, seed=seed)).value for parts in both
     )
-    return by_rest.value - by_siblings.value <= _MAX_CONTRADICTION
+    return by_rest - by_siblings <= _MAX_CONTRADICTION
 
 
 def _split(values: Columns, lengths: list[int]) -> list[Columns]:

@@ -29,6 +29,11 @@ _DOUBT = (
     "more of these pairs look matched, or more look mismatched, than in any mixture of pairs like "
     "the trusted ones, so they are not alike and the estimates do not hold"
 )
+_NEAR_MISSES = (
+    "many of these pairs are like neither trusted nor exchanged ones: captions that are nearly "
+    "right, or trusted pairs that are easier than the others, so that the estimates rest on the "
+    "form of the scores"
+)
 
 
 class Estimates(NamedTuple):
@@ -79,7 +84,10 @@ class Evidence:
             labelled=sum(parts[part] for part in ("meta", "probe", "held_out")),
             seed=description.config.seed,
         )
-        doubt = _DOUBT if trusted.is_contradicted() else ""
+        if trusted.is_contradicted():
+            doubt = _DOUBT
+        else:
+            doubt = _NEAR_MISSES if trusted.holds_near_misses() else ""
         source = f"{_FROM_TRUSTED}; but {doubt}" if doubt else _FROM_TRUSTED
         return Evidence("trusted_pairs", source, trusted, tally.unlabelled, tally.known, doubt)
 
@@ -120,6 +128,11 @@ class Evidence:
         return Estimate(*share, LEVEL, self.source)
 
     def _refused(self, refusal: Refusal, target: float) -> PrecisionError:
+        if self.doubt:
+            return PrecisionError(
+                f"The trusted pairs can promise nothing: {self.doubt}.",
+                "Label pairs drawn at random from these shards, and give them with --sample.",
+            )
         what = "trusted pairs" if self.kind == "trusted_pairs" else "labels of the random sample"
         message = (
             f"No cut-off is {LEVEL:.0%} sure to keep pairs of which {target * 100:g}% are matched. "

@@ -24,7 +24,7 @@ from nccleaner.pipeline.score import Scoring
 from nccleaner.pipeline.scored import has_scores
 from nccleaner.pipeline.survey import GALLERY_PAIRS, SURE, Kind, Survey
 from nccleaner.purify.decide import Column, Decision, Rule
-from nccleaner.purify.judge import Judges, corrected_at
+from nccleaner.purify.judge import Judges
 
 _THUMBNAIL_PX = 160
 _SHARDS_LISTED = 100
@@ -151,7 +151,7 @@ def _distribution(survey: Survey, judges: Judges, cut_off: CutOff) -> Distributi
 def _on_score(cut_off: CutOff, judges: Judges) -> float:
     """The cut-off on the score that the pairs are arranged by."""
     if cut_off.column == "clean_probability":
-        return corrected_at(cut_off.value, judges.fitted.noise_rate)
+        return judges.fitted.posterior.corrected_at(cut_off.value)
     return cut_off.value
 
 

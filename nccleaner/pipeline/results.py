@@ -60,7 +60,7 @@ class FitResult:
         trusted: Pairs of each part: `meta`, `probe`, `held_out`, and `sample`, set aside.
         trusted_problems: Rows of the trusted file that were skipped, and why.
         warning: What the number of trusted pairs means for the intervals; that scores are hardly
-            better than chance; may be empty.
+            better than chance; that mismatched pairs are not like exchanged ones; may be empty.
         pool: Pairs that the networks were trained on.
         epochs: Epochs trained.
         best_epoch: The epoch whose snapshot was kept, counted from 1.

@@ -181,7 +181,11 @@ def training_fingerprint(tables: TrainingTables, config: RunConfig, device: str)
         "layout": _LAYOUT,
         "versions": package_versions(),
         "device": torch.device(device).type,
-        "config": config.model_dump(mode="json", include={"seed", "model", "train", "purify"}),
+        "config": config.model_dump(
+            mode="json",
+            include={"seed", "model", "train", "purify"},
+            exclude={"purify": {"near_misses"}},  # looked at when all is trained
+        ),
         "tokenizer": tables.tokenizer,
     }
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())

@@ -4,7 +4,8 @@ What a cut-off keeps is counted. The noise rate says how many mismatched pairs t
 labelled mismatched ones what share of them reaches it: precision = 1 - π FPR / kept. That equals
 (1 - π) TPR / ((1 - π) TPR + π FPR), but needs one share less, and no labelled matched pair for it.
 It assumes that trusted pairs are like the good pairs of the shards, and mismatched ones made of
-them like those that are there.
+them like those that are there. Where the pool shows that the latter are not, the labelled matched
+pairs say how many matched ones reach a cut-off, and the rest of what it keeps is mismatched.
 """
 
 from __future__ import annotations
@@ -83,13 +84,19 @@ class ByTrusted:
         for standing, of_kept in zip(self._standings, cuts.kept, strict=True):
             if not standing.pairs:
                 continue
-            rates, shares = self._drawn(standing, cuts, rng)
+            if standing.judge.near_misses is None:
+                rates, shares = self._drawn(standing, cuts, rng)
+                reached = standing.pairs * rates[:, None] * shares
+            else:
+                rates, shares = self._drawn_by_matched(standing, cuts, rng)
+                reached = of_kept - standing.pairs * (1 - rates[:, None]) * shares
             here = standing.pairs * rates[:, None]
             least = np.maximum(here - (standing.pairs - of_kept), 0)
             most = np.minimum(here, of_kept)
             mismatched += here[:, 0]
-            kept += np.clip(here * shares, least, most)
+            kept += np.clip(reached, least, most)
         any_seen = self.mismatched(cuts).sum(axis=0) > 0
+        any_seen |= self.holds_near_misses()
         return prices_of(Masses(mismatched, kept, any_seen), cuts, self._pairs, self._known)
 
     def mismatched(self, cuts: Cuts) -> Floats:
@@ -124,6 +131,9 @@ class ByTrusted:
         for standing, of_kept, reached in zip(self._standings, cuts.kept, mismatched, strict=True):
             if not standing.pairs:
                 continue
+            if standing.judge.near_misses is not None:
+                worst += of_kept  # the labelled mismatched pairs say nothing of these
+                continue
             miss = (1 - LEVEL) * standing.pairs / self._pairs / 2
             made = (~standing.judge.labelled.matched).sum()
             weight = times / standing.repeats
@@ -132,6 +142,12 @@ class ByTrusted:
             worst += np.minimum(standing.pairs * rate * share, of_kept)
         bounds: Floats = 1 - worst / np.maximum(cuts.kept.sum(axis=0), 1)
         return bounds
+
+    def holds_near_misses(self) -> bool:
+        """Tells whether there are mismatched pairs that are unlike the labelled ones."""
+        return any(
+            standing.judge.near_misses is not None for standing in self._standings if standing.pairs
+        )
 
     def is_contradicted(self) -> bool:
         """Tells whether more pairs pass than matched labelled ones do, or fewer than mismatched.
@@ -162,6 +178,16 @@ class ByTrusted:
         else:
             rates = np.asarray(solve_rate(standing.passing, good_shares, bad_shares[:, 0]))
         return rates, bad_shares[:, 1:]
+
+    def _drawn_by_matched(
+        self, standing: Standing, cuts: Cuts, rng: np.random.Generator
+    ) -> tuple[Floats, Floats]:
+        """Noise rates, [1 + draws], and shares of matched pairs that reach, [1 + draws, c]."""
+        near_misses = standing.judge.near_misses
+        assert near_misses is not None
+        rates = np.append(near_misses.rate, rng.choice(near_misses.rates, _DRAWS))
+        good = self._reach(standing, cuts)[standing.judge.labelled.matched]
+        return rates, _draw_shares(good, 1, rng)
 
 
 def _highest_rate(standing: Standing, times: float, miss: float) -> float:

@@ -6,7 +6,8 @@ the other judges the rest and learned from held-out trusted pairs (METHOD 4) [O]
 Clean probabilities are Bayes' rule [O]: heads are fitted with both labels weighing the same, so
 their odds are those of as many mismatched as matched pairs, and the noise rate shifts them. The
 paper takes the posterior of the Beta mixture [P]; scores of trained networks pile up at both ends,
-where Beta distributions fit badly (docs/decisions/0009).
+where Beta distributions fit badly (docs/decisions/0009). Where the pool contradicts Bayes' rule,
+the pool itself decides (`posterior`).
 """
 
 from __future__ import annotations
@@ -20,15 +21,13 @@ import numpy.typing as npt
 
 from nccleaner.purify.heads import EvidenceHead, out_of_fold, stratified_folds
 from nccleaner.purify.noise import CUTOFF, NoiseRate, solve_rate
+from nccleaner.purify.posterior import NearMisses, Posterior, Scores
 from nccleaner.purify.shares import Floats
 
-Scores = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
 # Labelled pairs of each kind with siblings; fewer cannot say what siblings are worth.
 _MIN_WITH_SIBLINGS = 20
-# However few pairs are mismatched, evidence can still convince.
-_MIN_RATE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,7 @@ class Judge:
         noise_rate: Share of mismatched pairs that clean probabilities assume, in [0, 1].
         noise: Where that share comes from; None: from how many pairs pass, by the labelled pairs.
         labelled: What it learned from, scored by heads that did not learn from it.
+        near_misses: What decides instead of Bayes' rule, where the pool contradicts it.
     """
 
     heads: tuple[EvidenceHead, ...]
@@ -73,6 +73,14 @@ class Judge:
     noise_rate: float
     noise: NoiseRate | None
     labelled: Labelled
+    near_misses: NearMisses | None = None
+
+    @property
+    def posterior(self) -> Posterior:
+        """From corrected similarities to clean probabilities."""
+        if self.near_misses is not None:
+            return self.near_misses.posterior
+        return Posterior(self.noise_rate)
 
     def corrected_similarity(
         self, evidence: Sequence[npt.ArrayLike], agreement: Scores | None = None
@@ -91,7 +99,13 @@ class Judge:
 
     def clean_probability(self, corrected: npt.ArrayLike) -> Scores:
         """Returns the posterior that pairs of these corrected similarities are matched, [n]."""
-        return _posterior(corrected, self.noise_rate)
+        return self.posterior(corrected)
+
+    def heeding(self, near_misses: NearMisses) -> Judge:
+        """Returns this judge with the posterior that the pool gives."""
+        heeding = replace(self, noise_rate=near_misses.rate, near_misses=near_misses)
+        clean = heeding.clean_probability(self.labelled.corrected_similarity)
+        return replace(heeding, labelled=replace(self.labelled, clean_probability=clean))
 
     def with_siblings(
         self,
@@ -143,6 +157,7 @@ class Judge:
             "noise_rate": self.noise_rate,
             "noise": None if self.noise is None else asdict(self.noise),
             "labelled": _plain(asdict(self.labelled)),
+            "near_misses": None if self.near_misses is None else self.near_misses.to_json(),
         }
 
     @staticmethod
@@ -162,6 +177,7 @@ class Judge:
                     for name in ("similarity", "corrected_similarity", "clean_probability")
                 ),
             ),
+            NearMisses.from_json(data["near_misses"]),
         )
 
 
@@ -239,7 +255,7 @@ def fit_judge(
         hears_belief,
         rate,
         noise,
-        Labelled(matched, labelled_similarity, corrected, _posterior(corrected, rate)),
+        Labelled(matched, labelled_similarity, corrected, Posterior(rate)(corrected)),
     )
 
 
@@ -263,30 +279,6 @@ def _fit_heads(
         for rows, (mean, scale) in zip(labelled_evidence, scales, strict=True)
     ]
     return heads, np.mean(unbiased, axis=0).astype(np.float32)
-
-
-def corrected_at(clean_probability: float, noise_rate: float) -> float:
-    """Returns the corrected similarity of a clean probability, both in [0, 1].
-
-    Args:
-        clean_probability: The posterior that a pair is matched.
-        noise_rate: That the judge assumes.
-    """
-    rate = _bounded(noise_rate)
-    matched, mismatched = rate * clean_probability, (1 - rate) * (1 - clean_probability)
-    return matched / (matched + mismatched)
-
-
-def _bounded(noise_rate: float) -> float:
-    return min(max(noise_rate, _MIN_RATE), 1 - _MIN_RATE)
-
-
-def _posterior(corrected: npt.ArrayLike, noise_rate: float) -> Scores:
-    rate = _bounded(noise_rate)
-    matched = (1 - rate) * np.asarray(corrected, dtype=np.float64)
-    mismatched = rate * (1 - np.asarray(corrected, dtype=np.float64))
-    posterior: Scores = (matched / (matched + mismatched)).astype(np.float32)
-    return posterior
 
 
 def _joined(

@@ -21,6 +21,20 @@ from nccleaner.purify.shares import Floats, highest_share
 CUTOFF = 0.5
 
 
+class CrossScored(NamedTuple):
+    """Corrected similarities by one head; those of labelled pairs by heads without them.
+
+    Attributes:
+        pool: [n].
+        matched: [m].
+        mismatched: [k].
+    """
+
+    pool: Floats
+    matched: Floats
+    mismatched: Floats
+
+
 class Passed(NamedTuple):
     """Labelled pairs of one kind that pass the cut-off; neither number need be whole.
 
@@ -82,13 +96,13 @@ class NoiseRate:
         return None if data is None else NoiseRate(**data)
 
 
-def estimate_noise_rate(
+def cross_score(
     pool: npt.ArrayLike, matched: npt.ArrayLike, mismatched: npt.ArrayLike, *, seed: int
-) -> NoiseRate:
-    """Estimates the noise rate of the pool.
+) -> CrossScored:
+    """Scores the pool and labelled pairs by heads that learn from the latter.
 
     Args:
-        pool: [n, e] evidence of the pairs of the pool, of a kind that none of them has influenced.
+        pool: [n, e] evidence of its pairs.
         matched: [m, e] of trusted matched pairs.
         mismatched: [k, e] of mismatched pairs made of them, or labelled.
         seed: Of the folds by which the labelled pairs are scored.
@@ -100,12 +114,17 @@ def estimate_noise_rate(
     folds = stratified_folds(is_matched, np.random.default_rng(seed))
     scores = out_of_fold(labelled, is_matched, mean=mean, scale=scale, folds=folds)
     head = EvidenceHead.fit(labelled, is_matched, mean=mean, scale=scale)
-    return NoiseRate(
-        float((head(evidence) >= CUTOFF).mean()),
-        float((scores[is_matched] >= CUTOFF).mean()),
-        float((scores[~is_matched] >= CUTOFF).mean()),
-        int(is_matched.sum()),
-    )
+    return CrossScored(head(evidence), scores[is_matched], scores[~is_matched])
+
+
+def estimate_noise_rate(scores: CrossScored) -> NoiseRate:
+    """Estimates the noise rate of the pool.
+
+    Args:
+        scores: By evidence of a kind that no pair of the pool has influenced.
+    """
+    passing, matched, mismatched = (float((part >= CUTOFF).mean()) for part in scores)
+    return NoiseRate(passing, matched, mismatched, len(scores.matched))
 
 
 def highest_rate(passing: float, matched: Passed, mismatched: Passed, *, miss: float) -> float:

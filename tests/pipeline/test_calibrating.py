@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,11 @@ from families import HELD_OUT, PROBES, RATE, make_family
 from handmade import small, train
 from sklearn.metrics import roc_auc_score
 
+from nccleaner.pipeline import calibrating as module
 from nccleaner.pipeline.calibrating import calibrate
 from nccleaner.pipeline.device import DeviceTables
 from nccleaner.purify.evidence import Scored
+from nccleaner.purify.posterior import NearMisses, Posterior, View
 from nccleaner.purify.scoring import Scorer
 from nccleaner.train.pairs import Pairs, join_pairs
 
@@ -86,6 +90,38 @@ def test_calibrating_again_gives_the_same_judges(heard):
     assert again.fitted.to_json() == before.fitted.to_json()
     assert again.unseen.to_json() == before.unseen.to_json()
     assert torch.equal(scorer.contrast.texts, contrast.texts)
+
+
+def test_where_the_pool_holds_near_misses_both_judges_heed_it(heard, monkeypatch):
+    scorer, data, _, belief = heard
+    found = NearMisses(Posterior(0.6, 0.5), 0.45, np.array([0.4, 0.5]))
+    looked: list[Sequence[View]] = []
+    monkeypatch.setattr(
+        module, "find_near_misses", lambda views, *, rate, seed: looked.append(views) or found
+    )
+    heeding = calibrate(scorer, data, CONFIG, belief=belief, on_judge=lambda: None)
+    pool, probes = score(scorer, data, data.pool, belief=belief), len(data.pool) - PROBES
+
+    (views,) = looked
+    matched = scorer.judges.fitted.labelled.matched
+    np.testing.assert_array_equal(
+        views[0].matched, scorer.judges.fitted.labelled.corrected_similarity[matched]
+    )
+    by_score = np.corrcoef(views[0].pool, pool.corrected_similarity[:probes])[0, 1]
+    assert by_score > 0.99
+    assert len(views[1].pool) == probes
+    for judge in (heeding.fitted, heeding.unseen):
+        assert (judge.near_misses, judge.noise_rate) == (found, 0.45)
+        labelled = judge.labelled
+        np.testing.assert_array_equal(
+            labelled.clean_probability, found.posterior(labelled.corrected_similarity)
+        )
+    blind = CONFIG.model_copy(
+        update={"purify": CONFIG.purify.model_copy(update={"near_misses": False})}
+    )
+    by_bayes = calibrate(scorer, data, blind, belief=belief, on_judge=lambda: None)
+    assert by_bayes.fitted.near_misses is None
+    assert len(looked) == 1
 
 
 def test_siblings_that_were_not_heard_before_training_are_not_heard_after_it(heard):

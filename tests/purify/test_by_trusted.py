@@ -11,6 +11,7 @@ from nccleaner.purify.by_trusted import ByTrusted, Standing
 from nccleaner.purify.decide import Cuts, Grid, Known
 from nccleaner.purify.judge import Judge, Labelled, fit_judge
 from nccleaner.purify.noise import CUTOFF, NoiseRate
+from nccleaner.purify.posterior import NearMisses, Posterior
 from nccleaner.purify.shares import highest_share
 
 CUT_OFF = 0.55
@@ -206,6 +207,25 @@ def test_a_bound_is_put_together_from_exact_bounds():
     rate = (most - 0.6) / (most - least)
     reach = highest_share([4, 20], 100, miss=0.025)
     assert bounds == pytest.approx(1 - 1000 * rate * reach / [500, 600])
+
+
+def test_where_there_are_near_misses_what_is_not_matched_is_mismatched_and_nothing_is_promised():
+    plain = handmade(GOOD, BAD)
+    found = NearMisses(Posterior(0.5, 0.5), 0.4, np.linspace(0.3, 0.5, 50))
+    unlike = plain._replace(judge=plain.judge.heeding(found))
+    cuts = Cuts(np.array([0.7, 0.55]), np.array([[560, 700]]))
+    by = witness(unlike)
+
+    strict, generous = by.prices(cuts)
+
+    for price_, kept in ((strict, 560), (generous, 700)):
+        assert price_.before.value == pytest.approx(0.4)
+        assert price_.before.low == pytest.approx(0.3, abs=0.02)
+        assert price_.after.value == pytest.approx((kept - 600 * 90.5 / 101) / kept)
+        assert price_.recall.value == pytest.approx(90.5 / 101)
+    assert by.holds_near_misses()
+    assert not witness(plain).holds_near_misses()
+    assert by.bounds(cuts, by.mismatched(cuts)).tolist() == [0, 0]
 
 
 def test_a_bound_leaves_room_for_a_share_of_the_noise_rate_of_its_own():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from nccleaner.purify.judge import Judge, corrected_at, fit_judge
+from nccleaner.purify.judge import Judge, fit_judge
 from nccleaner.purify.noise import NoiseRate
 
 RATE = 0.3
@@ -178,16 +178,6 @@ def test_clean_probability_is_bayes_rule(rate):
     matched, mismatched = 1e6 * (1 - rate) * corrected, 1e6 * rate * (1 - corrected)
     assert probability.dtype == np.float32
     np.testing.assert_allclose(probability, matched / (matched + mismatched), atol=1e-6)
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
-def test_a_clean_probability_is_one_of_a_corrected_similarity(rate):
-    judge, _ = fit(noise_rate=rate)
-    corrected = np.linspace(0.05, 0.95, 19)
-
-    again = [corrected_at(float(clean), rate) for clean in judge.clean_probability(corrected)]
-
-    np.testing.assert_allclose(again, corrected, atol=1e-3)
 
 
 def calibration_error(probability, truth):

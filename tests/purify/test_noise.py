@@ -8,6 +8,7 @@ import pytest
 from nccleaner.purify.noise import (
     NoiseRate,
     Passed,
+    cross_score,
     estimate_noise_rate,
     highest_rate,
     solve_rate,
@@ -23,12 +24,14 @@ def population(rng, matched, mismatched):
 def test_the_rate_is_found_and_its_draws_hold_it(rate):
     rng = np.random.default_rng(0)
     noisy = round(5000 * rate)
-    found = estimate_noise_rate(
+    scores = cross_score(
         population(rng, 5000 - noisy, noisy),
         population(rng, 400, 0),
         population(rng, 0, 1200),
         seed=0,
     )
+    assert [len(part) for part in scores] == [5000, 400, 1200]
+    found = estimate_noise_rate(scores)
     assert found.value == pytest.approx(rate, abs=0.05)
     low, high = np.quantile(found.draws(2000, rng), [0.01, 0.99])
     assert low - 1e-9 <= rate <= high
