@@ -232,11 +232,12 @@ def simulate(trial: Trial, seed: int) -> DataSet:
     scores = judge.corrected_similarity([pool])
     if trial.source == Source.SAMPLE:
         return sampled(scores, truth, judge, rng.permutation(PAIRS) < trial.labelled)
-    standing = Standing(judge, 1, PAIRS, float((scores >= CUTOFF).mean()))
+    counts = counted(scores, judge)
+    standing = Standing(judge, 1, PAIRS, float((scores >= CUTOFF).mean()), counts)
     witness = ByTrusted(
         "corrected_similarity", [standing], known=_NOBODY, labelled=trial.labelled, seed=seed
     )
-    return DataSet(scores, truth, counted(scores, judge), witness)
+    return DataSet(scores, truth, counts, witness)
 
 
 def sampled(scores: Scores, truth: Bools, judge: Judge, drawn: Bools) -> DataSet:

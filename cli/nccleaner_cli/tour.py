@@ -45,9 +45,9 @@ def tell_fit(display: Display, fitted: FitResult) -> None:
         f"belonging together looks like; in {quantity(fitted.epochs, 'epoch')} each learned to "
         "tell which of the other pairs to believe, and taught the other. Of a trusted pair that "
         "they never saw and a wrong pairing of such images and captions, they score the right one "
-        f"higher in {percent(fitted.held_out_auroc)} of the cases. By what the encoders "
-        f"alone say, {percent(fitted.noise_rate)} of the pairs that nobody looked at are "
-        "mismatched. "
+        f"higher in {percent(fitted.held_out_auroc)} of the cases. Of the pairs that "
+        f"nobody looked at, {percent(fitted.noise_rate)} are mismatched, as far as the trusted "
+        "pairs can tell. "
         f"({duration(fitted.seconds)})"
     )
 

@@ -95,9 +95,10 @@ def _heed_near_misses(
 ) -> Judges:
     """Lets the pool decide on clean probabilities where it contradicts the exchanged probes."""
     labelled = judges.fitted.labelled
-    views = [View(labelled.corrected_similarity[labelled.matched], pool)]
+    scores, matched = labelled.corrected_similarity, labelled.matched
+    views = [View(scores[matched], scores[~matched], pool)]
     if frozen is not None:
-        views.append(View(frozen.matched, frozen.pool))
+        views.append(View(frozen.matched, frozen.mismatched, frozen.pool))
     found = find_near_misses(views, rate=judges.fitted.noise_rate, seed=seed)
     if found is None:
         return judges

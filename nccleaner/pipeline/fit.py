@@ -30,6 +30,7 @@ from nccleaner.pipeline.results import FitResult
 from nccleaner.pipeline.snapshots import Snapshots, training_fingerprint
 from nccleaner.pipeline.training import refuse_to_divide
 from nccleaner.pipeline.workspace import RunDescription, Workspace
+from nccleaner.purify.scorer_file import scorer_identity
 from nccleaner.records import Shard
 
 
@@ -286,13 +287,19 @@ class _Fit:
         )
 
     def _write_results(self, fitted: Fitted, inputs: _Inputs, tables: TrainingTables) -> None:
-        """Writes which pairs the networks saw or were told about, and what scores."""
+        """Writes what scores, and which pairs the networks saw or were told about.
+
+        Another scorer of the same networks, by other settings of the judges, ends what the last one
+        decided.
+        """
         workspace, labelled = self.workspace, inputs.labelled
+        earlier = scorer_identity(workspace.scorer) if workspace.scorer.exists() else None
+        if fitted.scorer.save(workspace.scorer) != earlier and earlier is not None:
+            _forget_results(workspace)
         write_parquet(tables.believed_samples(fitted.belief), workspace.pool)
         write_parquet(label_table(item.pair for item in labelled.pairs), workspace.trusted)
         if labelled.set_aside:
             write_parquet(label_table(item.pair for item in labelled.set_aside), workspace.sample)
-        fitted.scorer.save(workspace.scorer)
 
 
 def _forget_results(workspace: Workspace) -> None:

@@ -279,10 +279,10 @@ def _warn_of_others(judge: Judge) -> str:
     if judge.near_misses is None:
         return ""
     return (
-        "Many pairs are like neither the trusted pairs nor exchanged ones: captions that are "
-        "nearly right, or trusted pairs that are easier than the others. Clean probabilities "
-        f"follow the pool instead: {judge.noise_rate:.0%} mismatched. Label pairs drawn at random "
-        "from the shards to know more (docs/cutoffs.md)."
+        "There are pairs that are like neither trusted nor exchanged ones: captions that are "
+        "nearly right, or trusted pairs that are easier than the others. Clean probabilities take "
+        f"them into account: {judge.noise_rate:.0%} of the pool are mismatched. Label pairs drawn "
+        "at random from the shards to know more (docs/cutoffs.md)."
     )
 
 

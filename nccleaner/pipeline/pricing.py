@@ -30,9 +30,12 @@ _DOUBT = (
     "the trusted ones, so they are not alike and the estimates do not hold"
 )
 _NEAR_MISSES = (
-    "many of these pairs are like neither trusted nor exchanged ones: captions that are nearly "
-    "right, or trusted pairs that are easier than the others, so that the estimates rest on the "
-    "form of the scores"
+    "the fit found pairs that are like neither trusted nor exchanged ones: captions that are "
+    "nearly right, or trusted pairs that are easier than the others"
+)
+_FROM_POOL = (
+    f"clean probabilities that rest on the form of the scores, as {_NEAR_MISSES}; assumes that "
+    "trusted pairs are like the good pairs of the shards"
 )
 
 
@@ -60,7 +63,8 @@ class Evidence:
         witness: The same at work.
         unlabelled: Scores of the pairs that nobody labelled, by standing.
         known: The others.
-        doubt: Why the estimates do not hold; empty where nothing speaks against them.
+        doubt: What speaks against the estimates, as a sentence without its end; may be empty.
+        promises: Whether it can bound a precision.
     """
 
     kind: Literal["trusted_pairs", "random_sample"]
@@ -69,6 +73,7 @@ class Evidence:
     unlabelled: tuple[ScoreCounts, ...]
     known: Known
     doubt: str = ""
+    promises: bool = True
 
     @staticmethod
     def of(tally: Tally, scoring: Scoring) -> Evidence:
@@ -84,12 +89,22 @@ class Evidence:
             labelled=sum(parts[part] for part in ("meta", "probe", "held_out")),
             seed=description.config.seed,
         )
-        if trusted.is_contradicted():
-            doubt = _DOUBT
-        else:
-            doubt = _NEAR_MISSES if trusted.holds_near_misses() else ""
-        source = f"{_FROM_TRUSTED}; but {doubt}" if doubt else _FROM_TRUSTED
-        return Evidence("trusted_pairs", source, trusted, tally.unlabelled, tally.known, doubt)
+        near_misses = trusted.holds_near_misses()
+        source, doubt = _FROM_TRUSTED, ""
+        if near_misses:
+            source, doubt = _FROM_POOL, f"Take the estimates with care: {_NEAR_MISSES}"
+        elif trusted.is_contradicted():
+            source += f"; but {_DOUBT}"
+            doubt = f"Do not trust the estimates: {_DOUBT}"
+        return Evidence(
+            "trusted_pairs",
+            source,
+            trusted,
+            tally.unlabelled,
+            tally.known,
+            doubt,
+            promises=not near_misses,
+        )
 
     def promise(self, target: float) -> tuple[float, Promise]:
         """Returns the lowest cut-off that keeps a precision, and what it keeps to.
@@ -128,9 +143,9 @@ class Evidence:
         return Estimate(*share, LEVEL, self.source)
 
     def _refused(self, refusal: Refusal, target: float) -> PrecisionError:
-        if self.doubt:
+        if not self.promises:
             return PrecisionError(
-                f"The trusted pairs can promise nothing: {self.doubt}.",
+                f"The trusted pairs can promise nothing: {_NEAR_MISSES}.",
                 "Label pairs drawn at random from these shards, and give them with --sample.",
             )
         what = "trusted pairs" if self.kind == "trusted_pairs" else "labels of the random sample"

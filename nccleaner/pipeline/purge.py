@@ -113,8 +113,8 @@ def purge(
             evidence = Evidence.of(tally, scoring)
             if evidence.doubt:
                 reporter.warn(
-                    f"Do not trust the estimates: {evidence.doubt}. Label pairs drawn at random "
-                    "from these shards, and give them with --sample."
+                    f"{evidence.doubt}. Label pairs drawn at random from these shards, and give "
+                    "them with --sample."
                 )
             promise = None
             if target_precision is not None:

@@ -162,7 +162,7 @@ class Tally:
         """
         repeats = (1, EXCHANGES)  # each probe is exchanged once, held-out pairs several times
         standings = [
-            Standing(judge, times, counts.total, float(passing / max(counts.total, 1)))
+            Standing(judge, times, counts.total, float(passing / max(counts.total, 1)), counts)
             for judge, times, counts, passing in zip(
                 (judges.fitted, judges.unseen),
                 repeats,

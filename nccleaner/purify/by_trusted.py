@@ -4,8 +4,8 @@ What a cut-off keeps is counted. The noise rate says how many mismatched pairs t
 labelled mismatched ones what share of them reaches it: precision = 1 - π FPR / kept. That equals
 (1 - π) TPR / ((1 - π) TPR + π FPR), but needs one share less, and no labelled matched pair for it.
 It assumes that trusted pairs are like the good pairs of the shards, and mismatched ones made of
-them like those that are there. Where the pool shows that the latter are not, the labelled matched
-pairs say how many matched ones reach a cut-off, and the rest of what it keeps is mismatched.
+them like those that are there. Where the pool showed that the latter are not, the clean
+probabilities say how many mismatched pairs there are, and how many of them reach a cut-off.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nccleaner.purify.decide import Column, Cuts, Grid, Known
+from nccleaner.purify.decide import Column, Cuts, Grid, Known, ScoreCounts
 from nccleaner.purify.judge import Judge
 from nccleaner.purify.noise import CUTOFF, Passed, highest_rate, solve_rate
+from nccleaner.purify.posterior import NearMisses
 from nccleaner.purify.prices import Masses, Price, prices_of
 from nccleaner.purify.shares import LEVEL, Floats, highest_share
 
 _DRAWS = 2000
+_NEARLY_NONE = 1e-6
 # Of each bound that says whether the labelled pairs are like the others.
 _BY_CHANCE = 0.01
 
@@ -35,12 +37,14 @@ class Standing(NamedTuple):
             as much as one.
         pairs: How many they are.
         passing: Share of them whose corrected similarity is at least `CUTOFF`.
+        scores: Of them all; read where there are near misses.
     """
 
     judge: Judge
     repeats: int
     pairs: int
     passing: float
+    scores: ScoreCounts
 
 
 class ByTrusted:
@@ -84,17 +88,17 @@ class ByTrusted:
         for standing, of_kept in zip(self._standings, cuts.kept, strict=True):
             if not standing.pairs:
                 continue
-            if standing.judge.near_misses is None:
-                rates, shares = self._drawn(standing, cuts, rng)
-                reached = standing.pairs * rates[:, None] * shares
-            else:
-                rates, shares = self._drawn_by_matched(standing, cuts, rng)
-                reached = of_kept - standing.pairs * (1 - rates[:, None]) * shares
+            near_misses = standing.judge.near_misses
+            rates, shares = (
+                self._drawn(standing, cuts, rng)
+                if near_misses is None
+                else _drawn_by_pool(near_misses, standing.scores, cuts, rng)
+            )
             here = standing.pairs * rates[:, None]
             least = np.maximum(here - (standing.pairs - of_kept), 0)
             most = np.minimum(here, of_kept)
             mismatched += here[:, 0]
-            kept += np.clip(reached, least, most)
+            kept += np.clip(here * shares, least, most)
         any_seen = self.mismatched(cuts).sum(axis=0) > 0
         any_seen |= self.holds_near_misses()
         return prices_of(Masses(mismatched, kept, any_seen), cuts, self._pairs, self._known)
@@ -179,15 +183,27 @@ class ByTrusted:
             rates = np.asarray(solve_rate(standing.passing, good_shares, bad_shares[:, 0]))
         return rates, bad_shares[:, 1:]
 
-    def _drawn_by_matched(
-        self, standing: Standing, cuts: Cuts, rng: np.random.Generator
-    ) -> tuple[Floats, Floats]:
-        """Noise rates, [1 + draws], and shares of matched pairs that reach, [1 + draws, c]."""
-        near_misses = standing.judge.near_misses
-        assert near_misses is not None
-        rates = np.append(near_misses.rate, rng.choice(near_misses.rates, _DRAWS))
-        good = self._reach(standing, cuts)[standing.judge.labelled.matched]
-        return rates, _draw_shares(good, 1, rng)
+
+def _drawn_by_pool(
+    near_misses: NearMisses, scores: ScoreCounts, cuts: Cuts, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Noise rates, [1 + draws], and the share of mismatched pairs that reach, [1, c].
+
+    Pairs that the pool of the fit does not hold have a noise rate of their own; its log odds are as
+    uncertain as those of the pool.
+    """
+    bounds = _NEARLY_NONE, 1 - _NEARLY_NONE
+    rate, pool, draws = (
+        np.clip(rates, *bounds)
+        for rates in (
+            scores.mismatched / scores.total,
+            near_misses.rate,
+            rng.choice(near_misses.rates, _DRAWS),
+        )
+    )
+    odds = rate / (1 - rate) * np.append(1.0, draws / (1 - draws) * (1 - pool) / pool)
+    reach = scores.expected_mismatched(cuts.values) / max(scores.mismatched, _NEARLY_NONE)
+    return odds / (1 + odds), reach[None]
 
 
 def _highest_rate(standing: Standing, times: float, miss: float) -> float:

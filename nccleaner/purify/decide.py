@@ -107,6 +107,11 @@ class ScoreCounts:
         above: Counts = np.cumsum(self._counts[::-1])[::-1][self._bins(cutoffs)]
         return above
 
+    @property
+    def mismatched(self) -> float:
+        """How many of all are mismatched by their clean probabilities."""
+        return float(self._mismatched.sum())
+
     def expected_mismatched(self, cutoffs: npt.ArrayLike) -> Floats:
         """Returns how many of those are mismatched by their clean probabilities, [c]."""
         above: Floats = np.cumsum(self._mismatched[::-1])[::-1][self._bins(cutoffs)]

@@ -62,7 +62,8 @@ class Judge:
             where too few labelled pairs have siblings, or siblings cannot be trusted.
         hears_belief: Whether the first kind of evidence is how much training believed the pair.
         noise_rate: Share of mismatched pairs that clean probabilities assume, in [0, 1].
-        noise: Where that share comes from; None: from how many pairs pass, by the labelled pairs.
+        noise: Where that share comes from by Bayes' rule; None: from how many pairs pass, by the
+            labelled pairs.
         labelled: What it learned from, scored by heads that did not learn from it.
         near_misses: What decides instead of Bayes' rule, where the pool contradicts it.
     """
@@ -80,7 +81,7 @@ class Judge:
         """From corrected similarities to clean probabilities."""
         if self.near_misses is not None:
             return self.near_misses.posterior
-        return Posterior(self.noise_rate)
+        return Posterior.by_bayes(self.noise_rate)
 
     def corrected_similarity(
         self, evidence: Sequence[npt.ArrayLike], agreement: Scores | None = None
@@ -255,7 +256,7 @@ def fit_judge(
         hears_belief,
         rate,
         noise,
-        Labelled(matched, labelled_similarity, corrected, Posterior(rate)(corrected)),
+        Labelled(matched, labelled_similarity, corrected, Posterior.by_bayes(rate)(corrected)),
     )
 
 

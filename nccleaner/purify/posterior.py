@@ -15,6 +15,7 @@ algorithm", Biometrics 2009.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -30,9 +31,13 @@ Scores = npt.NDArray[np.float32]
 _MIN_RATE = 1e-3
 # Fewer matched probes say little of the shape of a posterior.
 _MIN_MATCHED = 40
+# Of a smaller pool the scores say little too.
+_MIN_POOL = 200
 # Of the difference of two log-likelihoods; by chance about one pool in 100 is above.
-_TOO_MUCH = 4.6
-# Near misses make a posterior flatter, never steeper.
+_TOO_MUCH = 4.0
+# Fewer near misses than this share of the pool change little.
+_WORTH_TELLING = 0.05
+# Near misses make a posterior flatter, as far as scores of either kind are spread alike.
 _SLOPES = (0.2, 1.0)
 _INTERCEPTS = (-15.0, 15.0)
 _QUANTILES = 2_000
@@ -42,29 +47,33 @@ _NOTHING = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """How likely a pair of corrected similarity s is matched: odds (1 − π) / π (s / (1 − s))^b.
+    """How likely a pair of corrected similarity s is matched: odds e^a (s / (1 − s))^b.
 
     Attributes:
-        rate: π in [0, 1]; with a slope of 1 the share of mismatched pairs, by Bayes' rule.
-        slope: b in (0, 1].
+        intercept: a.
+        slope: b in (0, 1]; 1 by Bayes' rule.
     """
 
-    rate: float
+    intercept: float
     slope: float = 1.0
+
+    @staticmethod
+    def by_bayes(rate: float) -> Posterior:
+        """Makes that of a share of mismatched pairs, in [0, 1], that are like exchanged ones."""
+        bounded = _bounded(rate)
+        return Posterior(math.log((1 - bounded) / bounded))
 
     def __call__(self, corrected: npt.ArrayLike) -> Scores:
         """Returns clean probabilities, [n] in [0, 1]."""
-        values, rate = np.asarray(corrected, dtype=np.float64), _bounded(self.rate)
-        matched = (1 - rate) * values**self.slope
-        mismatched = rate * (1 - values) ** self.slope
-        probability: Scores = (matched / (matched + mismatched)).astype(np.float32)
+        values = np.asarray(corrected, dtype=np.float64)
+        matched = math.exp(self.intercept) * values**self.slope
+        probability: Scores = (matched / (matched + (1 - values) ** self.slope)).astype(np.float32)
         return probability
 
     def corrected_at(self, clean_probability: float) -> float:
         """Returns the corrected similarity of a clean probability, both in [0, 1]."""
-        rate = _bounded(self.rate)
-        matched = (rate * clean_probability) ** (1 / self.slope)
-        mismatched = ((1 - rate) * (1 - clean_probability)) ** (1 / self.slope)
+        matched = (clean_probability / math.exp(self.intercept)) ** (1 / self.slope)
+        mismatched = (1 - clean_probability) ** (1 / self.slope)
         return float(matched / (matched + mismatched))
 
 
@@ -105,11 +114,29 @@ class View(NamedTuple):
 
     Attributes:
         matched: [m], of matched pairs, by heads that did not learn from them.
+        mismatched: [k], of exchanged pairs, likewise.
         pool: [n].
     """
 
     matched: npt.ArrayLike
+    mismatched: npt.ArrayLike
     pool: npt.ArrayLike
+
+
+class _Sample(NamedTuple):
+    """A pool that matched pairs are compared with, as weighted logits.
+
+    Attributes:
+        matched: [m], logits.
+        weights: [m], how often each counts.
+        pool: [p], logits.
+        shares: [p], of the pool.
+    """
+
+    matched: Floats
+    weights: Floats
+    pool: Floats
+    shares: Floats
 
 
 def find_near_misses(views: Sequence[View], *, rate: float, seed: int) -> NearMisses | None:
@@ -117,73 +144,79 @@ def find_near_misses(views: Sequence[View], *, rate: float, seed: int) -> NearMi
 
     Each view gets a posterior of its own. All are of the same pool, so that the log odds of their
     noise rates are drawn together, as if normally distributed about each other with deviation 1.
+    What it is compared with is the posterior of a pool made of the labelled pairs themselves: heads
+    need not be right about them for that.
 
     Args:
         views: That of the judge, whose posterior is returned, and others that support it.
         rate: The share of mismatched pairs by which Bayes' rule would be applied.
         seed: Of the draws.
     """
-    probes = [_logit(view.matched) for view in views]
-    if len(probes[0]) < _MIN_MATCHED:
+    samples = [_against_pool(view) for view in views]
+    if len(samples[0].matched) < _MIN_MATCHED or len(np.asarray(views[0].pool)) < _MIN_POOL:
         return None
-    # Everything is a mean over the pool, whatever its size.
-    places = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    pairs = [np.quantile(_logit(view.pool), places) for view in views]
-    even = [np.ones(len(matched)) for matched in probes]
-    bayes = np.tile([_logit(1 - _bounded(rate)), 1.0], len(views))
-    flat = np.tile([0.0, 0.5], len(views))
-    found = min(
-        (_fit(probes, pairs, even, start) for start in (bayes, flat)),
-        key=lambda parameters: _loss(parameters, probes, pairs, even)[0],
-    )
-    gain = _loss(bayes, probes, pairs, even)[0] - _loss(found, probes, pairs, even)[0]
-    share = _rate(found, pairs[0])
-    if gain < _TOO_MUCH or share <= rate:
+    starts = [np.tile([_logit(1 - _bounded(rate)), 1.0], len(views)), np.tile([0, 0.5], len(views))]
+    expected = _fit([_against_labelled(view, _bounded(rate)) for view in views], starts)
+    found = _fit(samples, [*starts, expected])
+    gain = _loss(expected, samples)[0] - _loss(found, samples)[0]
+    share = _rate(found, samples[0])
+    if gain < _TOO_MUCH or share < rate + _WORTH_TELLING:
         return None
     rng = np.random.default_rng(seed)
     rates = []
     for _ in range(_DRAWS):
-        drawn = [rng.dirichlet(own) * len(own) for own in even]  # the Bayesian bootstrap
-        rates.append(_rate(_fit(probes, pairs, drawn, found), pairs[0]))
-    intercept, slope = found[:2]
-    posterior = Posterior(float(1 / (1 + np.exp(intercept))), float(slope))
-    return NearMisses(posterior, share, np.array(rates))
+        drawn = [  # the Bayesian bootstrap
+            sample._replace(weights=rng.dirichlet(sample.weights) * len(sample.weights))
+            for sample in samples
+        ]
+        rates.append(_rate(_fit(drawn, [found]), samples[0]))
+    return NearMisses(Posterior(float(found[0]), float(found[1])), share, np.array(rates))
 
 
-def _fit(
-    probes: Sequence[Floats], pairs: Sequence[Floats], weights: Sequence[Floats], start: Floats
-) -> Floats:
+def _against_pool(view: View) -> _Sample:
+    matched = _logit(view.matched)
+    pool = _quantiles(_logit(view.pool))
+    return _Sample(matched, np.ones(len(matched)), pool, np.full(len(pool), 1 / len(pool)))
+
+
+def _against_labelled(view: View, rate: float) -> _Sample:
+    matched = _logit(view.matched)
+    parts = [_quantiles(matched), _quantiles(_logit(view.mismatched))]
+    shares = np.repeat([1 - rate, rate], _QUANTILES) / _QUANTILES
+    return _Sample(matched, np.ones(len(matched)), np.concatenate(parts), shares)
+
+
+def _quantiles(logits: Floats) -> Floats:
+    """Everything is a mean over a pool, whatever its size."""
+    places = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    quantiles: Floats = np.quantile(logits, places)
+    return quantiles
+
+
+def _fit(samples: Sequence[_Sample], starts: Sequence[Floats]) -> Floats:
+    """Returns the likeliest intercept and slope of each sample, one after the other."""
     from scipy.optimize import minimize  # takes longer to load than a purge to decide
 
-    found: Floats = minimize(
-        _loss,
-        start,
-        args=(probes, pairs, weights),
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[_INTERCEPTS, _SLOPES] * len(probes),
-    ).x
-    return found
+    bounds = [_INTERCEPTS, _SLOPES] * len(samples)
+    fits = [
+        minimize(_loss, start, args=(samples,), jac=True, method="L-BFGS-B", bounds=bounds)
+        for start in starts
+    ]
+    best: Floats = min(fits, key=lambda fit: float(fit.fun)).x
+    return best
 
 
-def _loss(
-    parameters: Floats,
-    probes: Sequence[Floats],
-    pairs: Sequence[Floats],
-    weights: Sequence[Floats],
-) -> tuple[float, Floats]:
-    """Negative log-likelihood of the probes as pairs of the pool that were found matched."""
+def _loss(parameters: Floats, samples: Sequence[_Sample]) -> tuple[float, Floats]:
+    """Negative log-likelihood of matched pairs as pairs of their pool that were found matched."""
     loss, gradients, odds, of_odds = 0.0, [], [], []
-    for own, matched, pool, weight in zip(
-        parameters.reshape(-1, 2), probes, pairs, weights, strict=True
-    ):
-        of_matched, of_pool = _sigmoid(own, matched), _sigmoid(own, pool)
-        mean, total = of_pool.mean(), weight.sum()
-        slopes = of_pool * (1 - of_pool)
-        of_mean = np.array([slopes.mean(), (slopes * pool).mean()]) / mean
-        missing = weight * (1 - of_matched)
-        loss += total * np.log(mean) - weight @ np.log(of_matched)
-        gradients.append(total * of_mean - [missing.sum(), missing @ matched])
+    for own, sample in zip(parameters.reshape(-1, 2), samples, strict=True):
+        of_matched, of_pool = _sigmoid(own, sample.matched), _sigmoid(own, sample.pool)
+        mean, total = sample.shares @ of_pool, sample.weights.sum()
+        slopes = sample.shares * of_pool * (1 - of_pool)
+        of_mean = np.array([slopes.sum(), slopes @ sample.pool]) / mean
+        missing = sample.weights * (1 - of_matched)
+        loss += total * np.log(mean) - sample.weights @ np.log(of_matched)
+        gradients.append(total * of_mean - [missing.sum(), missing @ sample.matched])
         odds.append(np.log(mean / (1 - mean)))
         of_odds.append(of_mean / (1 - mean))
     apart = np.array(odds) - np.mean(odds)
@@ -192,8 +225,8 @@ def _loss(
     return float(loss), gradient.ravel()
 
 
-def _rate(parameters: Floats, pairs: Floats) -> float:
-    return float(1 - _sigmoid(parameters[:2], pairs).mean())
+def _rate(parameters: Floats, sample: _Sample) -> float:
+    return float(1 - sample.shares @ _sigmoid(parameters[:2], sample.pool))
 
 
 def _sigmoid(parameters: Floats, logits: Floats) -> Floats:

@@ -94,7 +94,7 @@ def test_calibrating_again_gives_the_same_judges(heard):
 
 def test_where_the_pool_holds_near_misses_both_judges_heed_it(heard, monkeypatch):
     scorer, data, _, belief = heard
-    found = NearMisses(Posterior(0.6, 0.5), 0.45, np.array([0.4, 0.5]))
+    found = NearMisses(Posterior(-0.4, 0.5), 0.45, np.array([0.4, 0.5]))
     looked: list[Sequence[View]] = []
     monkeypatch.setattr(
         module, "find_near_misses", lambda views, *, rate, seed: looked.append(views) or found

@@ -11,13 +11,23 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from builders import make_rows, write_webdataset_shard
-from smallfit import tiny, write_csv
+from smallfit import Warned, tiny, write_csv
 
 import nccleaner
-from nccleaner.errors import InputError, RunError, ShardError, TrustedError, UsageError
+from nccleaner.errors import (
+    InputError,
+    PrecisionError,
+    RunError,
+    ShardError,
+    TrustedError,
+    UsageError,
+)
+from nccleaner.pipeline import calibrating
+from nccleaner.purify.posterior import NearMisses, Posterior
 
 
 def read_scores(run: Path) -> dict[str, bytes]:
@@ -105,6 +115,40 @@ def test_a_fit_with_nothing_changed_trains_nothing_and_leaves_what_is_there(
     assert {path: path.read_bytes() for path in before} == before
     same = {"run": fitted.run, "seconds": 0.0, "training_s": 0.0}
     assert replace(result, **same) == replace(fitted.result, **same)
+
+
+def test_near_misses_end_what_was_decided_without_them_and_are_told(
+    fitted, trusted_csv, clipart, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    shutil.copytree(fitted.run, run)
+    nccleaner.purge(run, index=False)
+    trained_at = (run / "checkpoints" / "state.pt").stat().st_mtime_ns
+    found = NearMisses(Posterior(-0.5, 0.5), 0.45, np.linspace(0.35, 0.55, 100))
+    monkeypatch.setattr(calibrating, "find_near_misses", lambda views, *, rate, seed: found)
+
+    result = nccleaner.fit(fitted.shards, meta=trusted_csv, run=run, config=tiny())
+
+    assert (run / "checkpoints" / "state.pt").stat().st_mtime_ns == trained_at
+    assert result.noise_rate == 0.45
+    assert "neither trusted nor exchanged" in result.warning
+    assert not (run / "scores").exists()
+    assert not (run / "clean").exists()
+    reporter = Warned()
+    summary = nccleaner.purge(run, index=False, reporter=reporter).summary
+    assert [text[:30] for text in reporter.warnings] == ["Take the estimates with care: "]
+    assert "form of the scores" in summary.mismatched_before.source
+    assert summary.mismatched_before.low < summary.mismatched_before.high
+    with pytest.raises(PrecisionError, match="can promise nothing") as refused:
+        nccleaner.purge(run, target_precision=0.3, index=False)
+    assert "--sample" in refused.value.next_step
+    free = [row.key for row in clipart.rows if row.key not in clipart.trusted][-60:]
+    labels = [(key, 1 - clipart.truth[key]) for key in free]
+    sample = write_csv(tmp_path / "sample.csv", ["key", "label"], labels)
+    assert nccleaner.purge(run, target_precision=0.3, sample=sample, index=False).summary.promise
+    settings = tiny(purify={"near_misses": False})
+    again = nccleaner.fit(fitted.shards, meta=trusted_csv, run=run, config=settings)
+    assert again.noise_rate == fitted.result.noise_rate
 
 
 def test_training_that_fails_leaves_no_fit_and_no_tables(

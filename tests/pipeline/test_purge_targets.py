@@ -129,19 +129,6 @@ def test_estimates_that_the_scores_contradict_are_doubted(run, monkeypatch):
     assert [warning[:30] for warning in reporter.warnings] == ["Do not trust the estimates: mo"]
 
 
-def test_near_misses_are_told_and_a_target_then_wants_a_sample(run, sample, monkeypatch):
-    reporter = Warned()
-    monkeypatch.setattr(ByTrusted, "holds_near_misses", lambda self: True)
-    told = nccleaner.purge(run, threshold=0.5, reporter=reporter).summary
-
-    assert "nearly right" in told.mismatched_before.source
-    assert [warning[:30] for warning in reporter.warnings] == ["Do not trust the estimates: ma"]
-    with pytest.raises(PrecisionError, match="can promise nothing: many of these") as refused:
-        nccleaner.purge(run, target_precision=0.995)
-    assert "--sample" in refused.value.next_step
-    assert nccleaner.purge(run, target_precision=0.3, sample=sample[1]).summary.promise
-
-
 def test_a_sample_of_good_pairs_alone_is_doubted(run, clipart, tmp_path, sample):
     good = [key for key in sample[0] if not clipart.truth[key]][:30]
     reporter = Warned()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nccleaner.purify.by_trusted import ByTrusted, Standing
-from nccleaner.purify.decide import Cuts, Grid, Known
+from nccleaner.purify.decide import Cuts, Grid, Known, ScoreCounts
 from nccleaner.purify.judge import Judge, Labelled, fit_judge
 from nccleaner.purify.noise import CUTOFF, NoiseRate
 from nccleaner.purify.posterior import NearMisses, Posterior
@@ -45,7 +45,13 @@ def standing_of(rate, *, seed, count=2000, labelled=120, evidence=one_evidence, 
     )
     scores = judge.corrected_similarity([pool])
     passing = float((scores >= CUTOFF).mean())
-    return Standing(judge, 1, count, passing), scores, truth
+    return Standing(judge, 1, count, passing, counts_of(judge, scores)), scores, truth
+
+
+def counts_of(judge, scores):
+    counts = ScoreCounts("corrected_similarity")
+    counts.add(scores, judge.clean_probability(scores))
+    return counts
 
 
 def witness(*standings, known=NOBODY):
@@ -181,7 +187,7 @@ def test_standings_add_up_by_their_pairs(pool):
     alone = price(CUT_OFF, pool[0], of_pool), price(CUT_OFF, clean, of_clean)
     mean = (2000 * alone[0].before.value + 6000 * alone[1].before.value) / 8000
     assert both.before.value == pytest.approx(mean)
-    empty = Standing(clean.judge, 1, 0, 0.0)
+    empty = Standing(clean.judge, 1, 0, 0.0, counts_of(clean.judge, np.empty(0)))
     nothing = cuts_of([CUT_OFF], of_pool, np.empty(0, np.float32))
     assert witness(pool[0], empty).prices(nothing)[0] == alone[0]
 
@@ -190,7 +196,8 @@ def handmade(good, bad, *, repeats=1, pairs=1000, passing=0.6, noise=None):
     """A standing whose labelled pairs have the scores given."""
     scores = np.float32([*good, *bad])
     labelled = Labelled(np.arange(len(scores)) < len(good), scores, scores, scores)
-    return Standing(Judge((), (), False, 0.0, noise, labelled), repeats, pairs, passing)
+    judge = Judge((), (), False, 0.0, noise, labelled)
+    return Standing(judge, repeats, pairs, passing, counts_of(judge, np.empty(0)))
 
 
 GOOD, BAD = [0.9] * 90 + [0.3] * 10, [0.1] * 80 + [0.6] * 16 + [0.8] * 4
@@ -209,20 +216,41 @@ def test_a_bound_is_put_together_from_exact_bounds():
     assert bounds == pytest.approx(1 - 1000 * rate * reach / [500, 600])
 
 
-def test_where_there_are_near_misses_what_is_not_matched_is_mismatched_and_nothing_is_promised():
-    plain = handmade(GOOD, BAD)
+def heeding(standing, scores):
+    """The standing where the pool decides; scores and counts are of a pool like it or another."""
     found = NearMisses(Posterior(0.5, 0.5), 0.4, np.linspace(0.3, 0.5, 50))
-    unlike = plain._replace(judge=plain.judge.heeding(found))
+    judge = standing.judge.heeding(found)
+    return Standing(judge, 1, len(scores), 0.6, counts_of(judge, scores))
+
+
+def test_where_there_are_near_misses_clean_probabilities_say_what_is_mismatched():
+    scores = np.random.default_rng(0).beta(2, 1, 3000).astype(np.float32)
+    unlike = heeding(handmade(GOOD, BAD), scores)
+    wrong = 1 - unlike.judge.clean_probability(scores).astype(float)
+    by, values = witness(unlike), [0.9, 0.55]
+
+    for value, cost in zip(values, by.prices(cuts_of(values, scores)), strict=True):
+        kept = scores >= np.float32(value)
+        assert cost.before.value == pytest.approx(wrong.mean(), abs=1e-4)
+        assert cost.after.value == pytest.approx(wrong[kept].mean(), abs=1e-4)
+        assert cost.recall.value == pytest.approx((1 - wrong)[kept].sum() / (1 - wrong).sum())
+        for interval in cost:
+            assert interval.low < interval.value < interval.high
+
+
+def test_pairs_outside_the_pool_have_a_noise_rate_of_their_own():
+    alike = np.full(1000, 0.99, np.float32)
+    cost = price(CUT_OFF, heeding(handmade(GOOD, BAD), alike), alike)
+
+    assert cost.before.value == pytest.approx(1 - Posterior(0.5, 0.5)([0.99])[0], abs=1e-4)
+    assert cost.before.high < 0.12
+
+
+def test_nothing_is_promised_where_there_are_near_misses():
     cuts = Cuts(np.array([0.7, 0.55]), np.array([[560, 700]]))
-    by = witness(unlike)
+    plain = handmade(GOOD, BAD)
+    by = witness(heeding(plain, np.zeros(1000)))
 
-    strict, generous = by.prices(cuts)
-
-    for price_, kept in ((strict, 560), (generous, 700)):
-        assert price_.before.value == pytest.approx(0.4)
-        assert price_.before.low == pytest.approx(0.3, abs=0.02)
-        assert price_.after.value == pytest.approx((kept - 600 * 90.5 / 101) / kept)
-        assert price_.recall.value == pytest.approx(90.5 / 101)
     assert by.holds_near_misses()
     assert not witness(plain).holds_near_misses()
     assert by.bounds(cuts, by.mismatched(cuts)).tolist() == [0, 0]

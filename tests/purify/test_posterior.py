@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from nccleaner.purify.noise import cross_score, estimate_noise_rate
 from nccleaner.purify.posterior import NearMisses, Posterior, View, find_near_misses
 
 PROBES, TRUSTED, POOL, RATE = 500, 1_500, 5_000, 0.4
@@ -30,7 +31,8 @@ def make(kind, seed, *, probes=PROBES, trusted=TRUSTED, rate=RATE):
         wrong = {"exchanged": -middle, "near": 0.1 * middle}[kind]
         deviation = np.sqrt(2 * middle)
         pool = rng.normal(np.where(truth, middle, wrong), deviation)
-        views.append(View(sigmoid(rng.normal(middle, deviation, count)), sigmoid(pool)))
+        labelled = rng.normal(middle, deviation, count), rng.normal(-middle, deviation, count)
+        views.append(View(*(sigmoid(logits) for logits in (*labelled, pool))))
     return views, truth
 
 
@@ -41,7 +43,7 @@ def look(made, *, rate=0.15, seed=0):
 @pytest.mark.parametrize("slope", [1.0, 0.4])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
 def test_a_clean_probability_is_one_of_a_corrected_similarity(rate, slope):
-    posterior = Posterior(rate, slope)
+    posterior = Posterior(Posterior.by_bayes(rate).intercept, slope)
     corrected = np.linspace(0.05, 0.95, 19)
 
     again = [posterior.corrected_at(float(clean)) for clean in posterior(corrected)]
@@ -51,23 +53,23 @@ def test_a_clean_probability_is_one_of_a_corrected_similarity(rate, slope):
 
 def test_the_surest_scores_have_the_surest_probabilities():
     for slope in (1.0, 0.3):
-        assert Posterior(0.4, slope)([0.0, 1.0]).tolist() == [0.0, 1.0]
+        assert Posterior(-0.4, slope)([0.0, 1.0]).tolist() == [0.0, 1.0]
 
 
 def test_a_slope_of_1_is_bayes_rule_and_a_lower_one_a_multiple_of_the_logit():
     corrected = np.array([0.1, 0.5, 0.8])
     odds = corrected / (1 - corrected)
-    for slope in (1.0, 0.5):
-        expected = 3 * odds**slope
-        found = Posterior(0.25, slope)(corrected)
-        np.testing.assert_allclose(found, expected / (1 + expected), rtol=1e-6)
+    bayes = Posterior.by_bayes(0.25)
+    for posterior in (bayes, Posterior(bayes.intercept, 0.5)):
+        expected = 3 * odds**posterior.slope
+        np.testing.assert_allclose(posterior(corrected), expected / (1 + expected), rtol=1e-6)
 
 
 def test_bayes_rule_stands_where_mismatched_pairs_are_like_exchanged_ones():
     contradicted = [
-        look(make("exchanged", 1000 + seed), rate=RATE) is not None for seed in range(60)
+        look(make("exchanged", 1000 + seed), rate=RATE) is not None for seed in range(40)
     ]
-    assert sum(contradicted) <= 3  # about one in 100 by chance
+    assert sum(contradicted) <= 2  # about one in 100 by chance
 
 
 def test_near_misses_are_found_and_probabilities_then_say_more_nearly_what_is():
@@ -79,7 +81,7 @@ def test_near_misses_are_found_and_probabilities_then_say_more_nearly_what_is():
         assert found.rate == pytest.approx(RATE, abs=0.15)
         clean = found.posterior(views[0].pool)
         assert 1 - clean.mean() == pytest.approx(found.rate, abs=0.01)
-        by_bayes = Posterior(0.15)(views[0].pool)
+        by_bayes = Posterior.by_bayes(0.15)(views[0].pool)
         assert calibration_error(clean, truth) < calibration_error(by_bayes, truth) / 2
 
 
@@ -91,12 +93,12 @@ def calibration_error(probability, truth):
 
 def test_the_rates_are_spread_about_the_rate_and_mostly_hold_the_truth():
     held = 0
-    for seed in range(10):
+    for seed in range(6):
         found = look(make("near", seed))
         low, high = np.quantile(found.rates, [0.025, 0.975])
         assert low < found.rate < high
         held += low <= RATE <= high
-    assert held >= 7
+    assert held >= 4
 
 
 def test_what_is_found_is_the_likeliest_of_posteriors_with_rates_alike():
@@ -105,7 +107,7 @@ def test_what_is_found_is_the_likeliest_of_posteriors_with_rates_alike():
 
     def loss(parameters):
         total, odds = 0.0, []
-        for (intercept, slope), (matched, pool) in zip(
+        for (intercept, slope), (matched, _, pool) in zip(
             parameters.reshape(2, 2), logits, strict=True
         ):
             rate = 1 - sigmoid(intercept + slope * pool).mean()
@@ -117,7 +119,7 @@ def test_what_is_found_is_the_likeliest_of_posteriors_with_rates_alike():
     found = look((views, None)).posterior
 
     assert found.slope == pytest.approx(expected[1], abs=0.02)
-    assert np.log(1 / found.rate - 1) == pytest.approx(expected[0], abs=0.05)
+    assert found.intercept == pytest.approx(expected[0], abs=0.05)
 
 
 def test_the_judge_alone_can_find_them():
@@ -147,10 +149,34 @@ def test_equal_seeds_draw_equal_rates_and_json_restores_them():
 
 def test_scores_at_the_ends_are_finite():
     views, _ = made = make("near", 2)
-    matched, pool = views[0]
+    matched, _, pool = views[0]
     matched[:3], pool[:100], pool[100:200] = 1.0, 0.0, 1.0
 
     found = look(made)
 
     assert np.isfinite(found.rates).all()
-    assert np.isfinite(found.posterior(pool)).all()
+    assert 1 - found.posterior(pool).mean() == pytest.approx(found.rate, abs=0.01)
+
+
+def test_heads_that_are_wrong_about_their_evidence_do_not_make_near_misses():
+    """With heavy tails a head is too sure of the extremes; thousands of labelled pairs show it."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+
+        def evidence(matched, rng=rng):
+            return rng.standard_t(3, size=(len(matched), 4)) + np.where(matched, 0.5, -0.5)[:, None]
+
+        truth, trusted = rng.random(POOL) > RATE, np.ones(3000, dtype=bool)
+        parts = [evidence(some) for some in (truth, trusted, ~trusted)]
+        scores = cross_score(*parts, seed=seed)
+        view = View(scores.matched, scores.mismatched, scores.pool)
+
+        found = find_near_misses([view], rate=estimate_noise_rate(scores).value, seed=0)
+
+        assert found is None
+
+
+def test_small_pools_say_nothing():
+    views, _ = make("near", 0)
+    small = [view._replace(pool=view.pool[:150]) for view in views]
+    assert look((small, None)) is None
