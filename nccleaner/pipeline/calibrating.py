@@ -14,8 +14,8 @@ from nccleaner.pipeline.looking import mismatched_of
 from nccleaner.purify.evidence import Evidence
 from nccleaner.purify.frozen import FrozenEvidence
 from nccleaner.purify.judge import Judges, fit_judge
+from nccleaner.purify.near_misses import View, find_near_misses
 from nccleaner.purify.noise import CrossScored, cross_score, estimate_noise_rate
-from nccleaner.purify.posterior import View, find_near_misses
 from nccleaner.purify.scoring import SIBLING_ROUNDS, Scorer
 from nccleaner.purify.siblings import Siblings
 from nccleaner.train.cotrain import diverged
@@ -79,8 +79,9 @@ def calibrate(
         noise_rate=fitted_judge.noise_rate,
     )
     judges = Judges(fitted_judge, unseen_judge)
-    scores = fitted_judge.corrected_similarity(evidence.of_rows(noisy, belief))
-    if evidence.siblings is not None:
+    if evidence.siblings is None:
+        scores = fitted_judge.corrected_similarity(evidence.of_rows(noisy, belief))
+    else:
         judges, scores = _hear_siblings(
             judges, evidence, evidence.siblings, belief, noisy, probes, config.seed
         )
@@ -102,7 +103,7 @@ def _heed_near_misses(
     found = find_near_misses(views, rate=judges.fitted.noise_rate, seed=seed)
     if found is None:
         return judges
-    # There is no pool of unseen pairs yet, in this too.
+    # As with the noise rate, the pool stands for pairs that are still to come.
     return Judges(judges.fitted.heeding(found), judges.unseen.heeding(found))
 
 

@@ -133,10 +133,7 @@ def _distribution(survey: Survey, judges: Judges, cut_off: CutOff) -> Distributi
     predicted = {True: np.zeros_like(survey.matched), False: np.zeros_like(survey.matched)}
     for fitted, judge in ((True, judges.fitted), (False, judges.unseen)):
         labelled = judge.labelled
-        shares = {True: 1 - judge.noise_rate, False: judge.noise_rate}
-        if judge.near_misses is not None:
-            del shares[False]  # the labelled mismatched pairs say nothing of these
-        for is_matched, share in shares.items():
+        for is_matched, share in ((True, 1 - judge.noise_rate), (False, judge.noise_rate)):
             scores = labelled.column(survey.score)[labelled.matched == is_matched]
             bars = np.histogram(scores, survey.edges)[0] / max(len(scores), 1)
             predicted[is_matched] += survey.counts[fitted] * share * bars

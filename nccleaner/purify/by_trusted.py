@@ -17,8 +17,8 @@ import numpy as np
 
 from nccleaner.purify.decide import Column, Cuts, Grid, Known, ScoreCounts
 from nccleaner.purify.judge import Judge
+from nccleaner.purify.near_misses import NearMisses
 from nccleaner.purify.noise import CUTOFF, Passed, highest_rate, solve_rate
-from nccleaner.purify.posterior import NearMisses
 from nccleaner.purify.prices import Masses, Price, prices_of
 from nccleaner.purify.shares import LEVEL, Floats, highest_share
 
@@ -80,7 +80,8 @@ class ByTrusted:
         Intervals come from the labelled pairs, which limit what can be known: in every draw the
         shares of matched and of mismatched pairs that pass are drawn from their posterior under
         Jeffreys' prior. The noise rate is drawn likewise, by the judge's own estimate of it or,
-        without one, as what makes those shares agree with the share of all pairs that pass.
+        without one, as what makes those shares agree with the share of all pairs that pass. Where
+        there are near misses only the noise rate is drawn, by the matched pairs and the pool.
         """
         rng = np.random.default_rng(self._seed)
         mismatched = np.zeros(1 + _DRAWS)

@@ -7,7 +7,7 @@ Clean probabilities are Bayes' rule [O]: heads are fitted with both labels weigh
 their odds are those of as many mismatched as matched pairs, and the noise rate shifts them. The
 paper takes the posterior of the Beta mixture [P]; scores of trained networks pile up at both ends,
 where Beta distributions fit badly (docs/decisions/0009). Where the pool contradicts Bayes' rule,
-the pool itself decides (`posterior`).
+the pool itself decides (`near_misses`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nccleaner.purify.heads import EvidenceHead, out_of_fold, stratified_folds
+from nccleaner.purify.near_misses import NearMisses
 from nccleaner.purify.noise import CUTOFF, NoiseRate, solve_rate
-from nccleaner.purify.posterior import NearMisses, Posterior, Scores
+from nccleaner.purify.posterior import Posterior, Scores
 from nccleaner.purify.shares import Floats
 
 Bools = npt.NDArray[np.bool_]

@@ -15,7 +15,8 @@ from nccleaner.pipeline import calibrating as module
 from nccleaner.pipeline.calibrating import calibrate
 from nccleaner.pipeline.device import DeviceTables
 from nccleaner.purify.evidence import Scored
-from nccleaner.purify.posterior import NearMisses, Posterior, View
+from nccleaner.purify.near_misses import NearMisses, View
+from nccleaner.purify.posterior import Posterior
 from nccleaner.purify.scoring import Scorer
 from nccleaner.train.pairs import Pairs, join_pairs
 

@@ -27,7 +27,8 @@ from nccleaner.errors import (
     UsageError,
 )
 from nccleaner.pipeline import calibrating
-from nccleaner.purify.posterior import NearMisses, Posterior
+from nccleaner.purify.near_misses import NearMisses
+from nccleaner.purify.posterior import Posterior
 
 
 def read_scores(run: Path) -> dict[str, bytes]:
@@ -149,6 +150,7 @@ def test_near_misses_end_what_was_decided_without_them_and_are_told(
     settings = tiny(purify={"near_misses": False})
     again = nccleaner.fit(fitted.shards, meta=trusted_csv, run=run, config=settings)
     assert again.noise_rate == fitted.result.noise_rate
+    assert (run / "checkpoints" / "state.pt").stat().st_mtime_ns == trained_at
 
 
 def test_training_that_fails_leaves_no_fit_and_no_tables(

@@ -10,8 +10,9 @@ import pytest
 from nccleaner.purify.by_trusted import ByTrusted, Standing
 from nccleaner.purify.decide import Cuts, Grid, Known, ScoreCounts
 from nccleaner.purify.judge import Judge, Labelled, fit_judge
+from nccleaner.purify.near_misses import NearMisses
 from nccleaner.purify.noise import CUTOFF, NoiseRate
-from nccleaner.purify.posterior import NearMisses, Posterior
+from nccleaner.purify.posterior import Posterior
 from nccleaner.purify.shares import highest_share
 
 CUT_OFF = 0.55
