@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nccleaner.purify.posterior import Posterior
+from nccleaner.purify.posterior import Posterior, bounded
 from nccleaner.purify.shares import Floats
 
 # Fewer matched probes say little of the shape of a posterior.
@@ -121,7 +121,7 @@ def find_near_misses(views: Sequence[View], *, rate: float, seed: int) -> NearMi
         return None
     bayes = Posterior.by_bayes(rate)
     starts = [np.tile(own, len(views)) for own in ([bayes.intercept, bayes.slope], [0.0, 0.5])]
-    expected = _fit([_against_labelled(view, rate) for view in views], starts)
+    expected = _fit([_against_labelled(view, bounded(rate)) for view in views], starts)
     found = _fit(samples, [*starts, expected])
     gain = _loss(expected, samples)[0] - _loss(found, samples)[0]
     share = _rate(found, samples[0])

@@ -29,8 +29,8 @@ class Posterior:
     @staticmethod
     def by_bayes(rate: float) -> Posterior:
         """Makes that of a share of mismatched pairs, in [0, 1], that are like exchanged ones."""
-        bounded = min(max(rate, _MIN_RATE), 1 - _MIN_RATE)
-        return Posterior(math.log((1 - bounded) / bounded))
+        rate = bounded(rate)
+        return Posterior(math.log((1 - rate) / rate))
 
     def __call__(self, corrected: npt.ArrayLike) -> Scores:
         """Returns clean probabilities, [n] in [0, 1]."""
@@ -44,3 +44,8 @@ class Posterior:
         matched = (clean_probability / math.exp(self.intercept)) ** (1 / self.slope)
         mismatched = (1 - clean_probability) ** (1 / self.slope)
         return float(matched / (matched + mismatched))
+
+
+def bounded(rate: float) -> float:
+    """Returns a share of mismatched pairs, in [0, 1], as near to it as Bayes' rule takes it."""
+    return min(max(rate, _MIN_RATE), 1 - _MIN_RATE)

@@ -156,3 +156,9 @@ def test_small_pools_say_nothing():
     views, _ = make("near", 0)
     small = [view._replace(pool=view.pool[:150]) for view in views]
     assert look((small, None)) is None
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_a_pool_of_one_kind_alone_has_no_near_misses(rate):
+    for seed in range(3):
+        assert look(make("exchanged", seed, rate=rate), rate=rate) is None
