@@ -233,7 +233,7 @@ def simulate(trial: Trial, seed: int) -> DataSet:
     if trial.source == Source.SAMPLE:
         return sampled(scores, truth, judge, rng.permutation(PAIRS) < trial.labelled)
     counts = counted(scores, judge)
-    standing = Standing(judge, 1, PAIRS, float((scores >= CUTOFF).mean()), counts)
+    standing = Standing(judge, PAIRS, float((scores >= CUTOFF).mean()), counts)
     witness = ByTrusted(
         "corrected_similarity", [standing], known=_NOBODY, labelled=trial.labelled, seed=seed
     )

@@ -52,6 +52,7 @@ def make_family(captions: int, kind: NoiseKind) -> tuple[TrainingTables, npt.NDA
         ),
         pool_samples=pa.table({}),
         probe_matched=planted == probes,
+        probe_exchanged=planted != probes,
         meta=TrustedPairs(rows(image_of[meta], meta), NONE),
         held_out=TrustedPairs(rows(image_of[held_out], held_out), NONE),
         tokenizer="",

@@ -40,6 +40,7 @@ def make_tables() -> TrainingTables:
         pool=rows(torch.arange(POOL + PROBES), torch.from_numpy(np.append(texts, probes))),
         pool_samples=pa.table({}),
         probe_matched=np.arange(PROBES) >= PROBES // 2,
+        probe_exchanged=np.arange(PROBES) < PROBES // 2,
         meta=TrustedPairs(meta, none),
         held_out=TrustedPairs(held_out, none),
         tokenizer="",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,16 +12,23 @@ import torch
 
 from nccleaner.config import RunConfig
 from nccleaner.pipeline.device import DeviceTables
+from nccleaner.pipeline.labelled import EXCHANGES
 from nccleaner.pipeline.looking import mismatched_of
-from nccleaner.purify.evidence import Evidence
+from nccleaner.purify.evidence import Evidence, Scores
 from nccleaner.purify.frozen import FrozenEvidence
-from nccleaner.purify.judge import Judges, fit_judge
+from nccleaner.purify.judge import Judge, Judges, fit_judge
 from nccleaner.purify.near_misses import View, find_near_misses
-from nccleaner.purify.noise import CrossScored, cross_score, estimate_noise_rate
+from nccleaner.purify.noise import CUTOFF, CrossScored, cross_score, estimate_noise_rate
 from nccleaner.purify.scoring import SIBLING_ROUNDS, Scorer
-from nccleaner.purify.siblings import Siblings
 from nccleaner.train.cotrain import diverged
-from nccleaner.train.pairs import Pairs, join_pairs
+from nccleaner.train.pairs import join_pairs
+
+Rows = npt.NDArray[np.int64]
+
+# Pairs labelled 0 that can stand for all mismatched pairs.
+_ENOUGH_REJECTED = 30
+# How often, by chance alone, they are taken to be unlike exchanged ones.
+_BY_CHANCE = 0.01
 
 
 def calibrate(
@@ -27,7 +36,7 @@ def calibrate(
     data: DeviceTables,
     config: RunConfig,
     *,
-    belief: npt.NDArray[np.float32],
+    belief: Scores,
     on_judge: Callable[[], None],
 ) -> Judges:
     """Fits the judge of the pool to the planted probes, that of other pairs to the held-out.
@@ -53,112 +62,207 @@ def calibrate(
     assert len(belief) == len(data.pool), "belief is of the pool"
     if not (evidence.is_finite and np.isfinite(belief).all()):
         raise diverged("the networks give scores that are not finite")
-    noisy = slice(0, len(data.pool) - data.probes)
-    probes = slice(noisy.stop, len(data.pool))
-    unseen = slice(probes.stop, None)
+    ground = _Ground.of(evidence, belief, data, len(matched), config.seed)
     frozen = None
     if scorer.frozen is not None:
-        frozen = _score_by_frozen(scorer.frozen, data, evidence.frozen[noisy], config.seed)
-    fitted_judge = fit_judge(
-        evidence.of_rows(probes, belief),
-        evidence.similarity[probes],
-        data.tables.probe_matched,
-        pool_evidence=evidence.of_rows(noisy, belief),
-        hears_belief=True,
-        seed=config.seed,
-        noise=None if frozen is None else estimate_noise_rate(frozen),
-    )
-    on_judge()
-    # There is no pool of unseen pairs yet: the noise rate of the pool stands for theirs.
-    unseen_judge = fit_judge(
-        evidence.of_rows(unseen),
-        evidence.similarity[unseen],
-        np.arange(len(matched) + len(mismatched)) < len(matched),
-        pool_evidence=evidence.of_rows(noisy),
-        seed=config.seed,
-        noise_rate=fitted_judge.noise_rate,
-    )
-    judges = Judges(fitted_judge, unseen_judge)
-    if evidence.siblings is None:
-        scores = fitted_judge.corrected_similarity(evidence.of_rows(noisy, belief))
-    else:
-        judges, scores = _hear_siblings(
-            judges, evidence, evidence.siblings, belief, noisy, probes, config.seed
-        )
+        frozen = _score_by_frozen(scorer.frozen, ground, data)
+    judges, _ = _fit_judges(ground, frozen, on_judge=on_judge)
+    if _are_unlike_exchanged(judges.fitted, data.tables.probe_exchanged):
+        ground = ground.without_exchanged(data)
+        if scorer.frozen is not None:
+            frozen = _score_by_frozen(scorer.frozen, ground, data)
+        judges, _ = _fit_judges(ground, frozen)
     if config.purify.near_misses:
-        judges = _heed_near_misses(judges, scores, frozen, config.seed)
+        judges = _heed_near_misses(judges, ground, frozen)
     on_judge()
     return judges
 
 
-def _heed_near_misses(
-    judges: Judges, pool: npt.NDArray[np.float32], frozen: CrossScored | None, seed: int
-) -> Judges:
-    """Lets the pool decide on clean probabilities where it contradicts the exchanged probes."""
-    labelled = judges.fitted.labelled
-    scores, matched = labelled.corrected_similarity, labelled.matched
-    views = [View(scores[matched], scores[~matched], pool)]
-    if frozen is not None:
-        views.append(View(frozen.matched, frozen.mismatched, frozen.pool))
-    found = find_near_misses(views, rate=judges.fitted.noise_rate, seed=seed)
-    if found is None:
-        return judges
-    # As with the noise rate, the pool stands for pairs that are still to come.
-    return Judges(judges.fitted.heeding(found), judges.unseen.heeding(found))
+class _Ground(NamedTuple):
+    """What judges are fitted to.
+
+    Attributes:
+        evidence: Of the pool, the probes in it, and labelled pairs outside it, in this order.
+        belief: [pool and probes], how much training believed each pair.
+        noisy: The pool without its probes.
+        probes: [p], rows of probes that speak for the pool.
+        probe_matched: [p] bool.
+        outside: [o], rows of labelled pairs that speak for others.
+        outside_matched: [o] bool.
+        repeats: How many mismatched pairs of `outside` were made of one trusted pair.
+        exchanged: Whether exchanged captions say what mismatched pairs are like.
+        seed: Of the folds.
+    """
+
+    evidence: Evidence
+    belief: Scores
+    noisy: slice
+    probes: Rows
+    probe_matched: npt.NDArray[np.bool_]
+    outside: Rows
+    outside_matched: npt.NDArray[np.bool_]
+    repeats: int
+    exchanged: bool
+    seed: int
+
+    @staticmethod
+    def of(
+        evidence: Evidence, belief: Scores, data: DeviceTables, matched: int, seed: int
+    ) -> _Ground:
+        """Takes all probes, and all that was gathered outside, `matched` first."""
+        noisy = len(data.pool) - data.probes
+        outside = np.arange(len(data.pool), len(evidence.similarity))
+        return _Ground(
+            evidence,
+            belief,
+            slice(0, noisy),
+            np.arange(noisy, len(data.pool)),
+            data.tables.probe_matched,
+            outside,
+            np.arange(len(outside)) < matched,
+            EXCHANGES,
+            exchanged=True,
+            seed=seed,
+        )
+
+    def without_exchanged(self, data: DeviceTables) -> _Ground:
+        """Leaves out what was made by exchange; outside only where enough is labelled there."""
+        tables = data.tables
+        own = ~tables.probe_exchanged
+        ground = self._replace(
+            probes=self.probes[own], probe_matched=self.probe_matched[own], exchanged=False
+        )
+        rejected = len(tables.held_out.mismatched)
+        if rejected < _ENOUGH_REJECTED:
+            return ground
+        own = self.outside_matched.copy()
+        own[-rejected:] = True
+        return ground._replace(
+            outside=self.outside[own], outside_matched=self.outside_matched[own], repeats=1
+        )
 
 
-def _hear_siblings(
-    judges: Judges,
-    evidence: Evidence,
-    siblings: Siblings,
-    belief: npt.NDArray[np.float32],
-    noisy: slice,
-    probes: slice,
-    seed: int,
-) -> tuple[Judges, npt.NDArray[np.float32]]:
-    """Teaches both judges what siblings are worth; only pairs of the pool vouch for others.
+def _are_unlike_exchanged(judge: Judge, exchanged: npt.NDArray[np.bool_]) -> bool:
+    """Tells whether probes that a person labelled 0 pass as no exchanged ones would by chance."""
+    passes = judge.labelled.corrected_similarity >= CUTOFF
+    groups = [passes[rows & ~judge.labelled.matched] for rows in (exchanged, ~exchanged)]
+    if len(groups[1]) < _ENOUGH_REJECTED:
+        return False
+    from scipy.stats import fisher_exact  # takes longer to load than a purge to decide
+
+    table = np.array([[group.sum(), (~group).sum()] for group in groups])
+    return bool(fisher_exact(table).pvalue < _BY_CHANCE)
+
+
+def _ignore() -> None:
+    pass
+
+
+def _fit_judges(
+    ground: _Ground,
+    frozen: CrossScored | None,
+    *,
+    contrast_alone: bool = False,
+    on_judge: Callable[[], None] = _ignore,
+) -> tuple[Judges, Scores]:
+    """Fits both judges.
+
+    Args:
+        ground: What to.
+        frozen: What the noise rate comes from, where there is frozen evidence.
+        contrast_alone: Whether they hear of the evidence of a pair alone only its belief and how
+            it stands among alternatives.
+        on_judge: Called after the first.
 
     Returns:
         The judges, and the corrected similarities of the pool without its probes.
     """
-    of_pool = evidence.of_rows(noisy, belief)
-    fitted, unseen = judges.fitted, judges.unseen
+    evidence, belief, noisy, probes = ground[:4]
+    outside = ground.outside
+    of_fitted = partial(evidence.of_rows, belief=belief, contrast_alone=contrast_alone)
+    of_unseen = partial(evidence.of_rows, contrast_alone=contrast_alone)
+    fitted = fit_judge(
+        of_fitted(probes),
+        evidence.similarity[probes],
+        ground.probe_matched,
+        pool_evidence=of_fitted(noisy),
+        hears_belief=True,
+        seed=ground.seed,
+        noise=None if frozen is None else estimate_noise_rate(frozen),
+    )
+    on_judge()
+    # There is no pool of unseen pairs yet: the noise rate of the pool stands for theirs.
+    unseen = fit_judge(
+        of_unseen(outside),
+        evidence.similarity[outside],
+        ground.outside_matched,
+        pool_evidence=of_unseen(noisy),
+        seed=ground.seed,
+        repeats=ground.repeats,
+        noise_rate=fitted.noise_rate,
+    )
+    if evidence.siblings is None:
+        return Judges(fitted, unseen), fitted.corrected_similarity(of_fitted(noisy))
+    # Only pairs of the pool vouch for others.
     vouching = np.zeros(len(evidence.similarity), dtype=np.float32)
-    vouching[noisy] = fitted.corrected_similarity(of_pool)
+    vouching[noisy] = fitted.corrected_similarity(of_fitted(noisy))
     for _ in range(SIBLING_ROUNDS):
         vouching[probes] = fitted.labelled.corrected_similarity
-        agreement = siblings.agreement(vouching)
+        agreement = evidence.siblings.agreement(vouching)
         fitted = fitted.with_siblings(
-            evidence.of_rows(probes, belief),
+            of_fitted(probes),
             agreement[probes],
-            pool_evidence=of_pool,
+            pool_evidence=of_fitted(noisy),
             pool_agreement=agreement[noisy],
-            seed=seed,
+            seed=ground.seed,
         )
-        vouching[noisy] = fitted.corrected_similarity(of_pool, agreement[noisy])
-    rest = slice(probes.stop, None)
+        vouching[noisy] = fitted.corrected_similarity(of_fitted(noisy), agreement[noisy])
     unseen = unseen.with_siblings(
-        evidence.of_rows(rest),
-        agreement[rest],
-        pool_evidence=evidence.of_rows(noisy),
+        of_unseen(outside),
+        agreement[outside],
+        pool_evidence=of_unseen(noisy),
         pool_agreement=agreement[noisy],
-        seed=seed,
+        seed=ground.seed,
     )
     return Judges(fitted, unseen), vouching[noisy]
 
 
-def _score_by_frozen(
-    frozen: FrozenEvidence, data: DeviceTables, pool: npt.NDArray[np.float32], seed: int
-) -> CrossScored:
+def _heed_near_misses(judges: Judges, ground: _Ground, frozen: CrossScored | None) -> Judges:
+    """Lets the pool decide on clean probabilities where it contradicts the exchanged probes.
+
+    What tells exchanged captions apart best is blind to near misses. How much better a pair fits
+    than its image and its caption fit others is not: judges that hear that alone look for them,
+    and judge where there are any.
+    """
+    wary, pool = _fit_judges(ground, frozen, contrast_alone=True)
+    labelled = wary.fitted.labelled
+    scores, matched = labelled.corrected_similarity, labelled.matched
+    views = [View(scores[matched], scores[~matched], pool)]
+    if frozen is not None:
+        views.append(View(frozen.matched, frozen.mismatched, frozen.pool))
+    found = find_near_misses(views, rate=judges.fitted.noise_rate, seed=ground.seed)
+    if found is None:
+        return judges
+    # As with the noise rate, the pool stands for pairs that are still to come.
+    return Judges(wary.fitted.heeding(found), wary.unseen.heeding(found))
+
+
+def _score_by_frozen(frozen: FrozenEvidence, ground: _Ground, data: DeviceTables) -> CrossScored:
     """Scores the pool and all trusted pairs by their frozen evidence alone."""
     tables = data.tables
-    noisy = len(tables.pool) - data.probes
-    own = torch.from_numpy(noisy + np.flatnonzero(tables.probe_matched))
-    matched = join_pairs(tables.meta.matched, tables.held_out.matched, tables.pool.take(own))
-    labelled = join_pairs(tables.meta.mismatched, tables.held_out.mismatched)
-    mismatched: Pairs = mismatched_of(matched, labelled, torch.Generator().manual_seed(seed))
+    planted = tables.pool.take(slice(ground.noisy.stop, None))
+    own = planted.take(torch.from_numpy(np.flatnonzero(tables.probe_matched)))
+    matched = join_pairs(tables.meta.matched, tables.held_out.matched, own)
+    mismatched = join_pairs(tables.meta.mismatched, tables.held_out.mismatched)
+    if ground.exchanged:
+        generator = torch.Generator().manual_seed(ground.seed)
+        mismatched = mismatched_of(matched, mismatched, generator)
+    else:
+        rejected = ~(tables.probe_matched | tables.probe_exchanged)
+        own = planted.take(torch.from_numpy(np.flatnonzero(rejected)))
+        mismatched = join_pairs(mismatched, own)
     trusted = (
         data.evidence(frozen, data.on_device(pairs)).cpu().numpy()
         for pairs in (matched, mismatched)
     )
-    return cross_score(pool, *trusted, seed=seed)
+    return cross_score(ground.evidence.frozen[ground.noisy], *trusted, seed=ground.seed)

@@ -63,7 +63,8 @@ class TrainingTables:
         pool: The noisy pairs; the planted probes come last.
         pool_samples: `shard` and `key` of the samples that are in the pool as they are, and their
             `row` in it.
-        probe_matched: [probes] bool, whether a probe's caption is its own.
+        probe_matched: [probes] bool, whether a probe's caption describes its image.
+        probe_exchanged: [probes] bool, whether its caption is that of another probe.
         meta: Trusted pairs that guide training.
         held_out: Trusted pairs that choose the snapshot and judge what is not in the pool.
         tokenizer: As JSON text; empty where captions come as features.
@@ -76,6 +77,7 @@ class TrainingTables:
     pool: Pairs
     pool_samples: pa.Table
     probe_matched: npt.NDArray[np.bool_]
+    probe_exchanged: npt.NDArray[np.bool_]
     meta: TrustedPairs
     held_out: TrustedPairs
     tokenizer: str
@@ -205,6 +207,7 @@ def build_tables(
             "be made of them by exchanging captions.",
             "Add trusted pairs of other images with other captions.",
         )
+    moved = planted.caption_from != np.arange(len(probes))
     own_text = torch.from_numpy(planted.caption_from)
     probe_pairs = Pairs(probe_pairs.image_rows, probe_pairs.text_rows[own_text])
     return TrainingTables(
@@ -214,10 +217,9 @@ def build_tables(
         ),
         identities=image_identities(images),
         pool=join_pairs(noisy, probe_pairs),
-        pool_samples=rows.samples_with(
-            probes, np.flatnonzero(planted.caption_from == np.arange(len(probes)))
-        ),
+        pool_samples=rows.samples_with(probes, np.flatnonzero(~moved)),
         probe_matched=planted.matched,
+        probe_exchanged=moved,
         meta=meta,
         held_out=held_out,
         tokenizer=read.tokenizer.to_json() if read else "",

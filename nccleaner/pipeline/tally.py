@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from nccleaner.files import read_parquet
 from nccleaner.pipeline.engines import Advance, Work
-from nccleaner.pipeline.labelled import EXCHANGES
 from nccleaner.pipeline.scored import scores_intact
 from nccleaner.pipeline.verdicts import UNLABELLED, ShardVerdicts, Verdicts
 from nccleaner.purify.by_sample import BySample
@@ -160,12 +159,10 @@ class Tally:
             labelled: How many trusted pairs these rest on.
             seed: Of the draws.
         """
-        repeats = (1, EXCHANGES)  # each probe is exchanged once, held-out pairs several times
         standings = [
-            Standing(judge, times, counts.total, float(passing / max(counts.total, 1)), counts)
-            for judge, times, counts, passing in zip(
+            Standing(judge, counts.total, float(passing / max(counts.total, 1)), counts)
+            for judge, counts, passing in zip(
                 (judges.fitted, judges.unseen),
-                repeats,
                 self.unlabelled,
                 self._passing,
                 strict=True,

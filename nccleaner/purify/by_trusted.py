@@ -33,15 +33,12 @@ class Standing(NamedTuple):
 
     Attributes:
         judge: Their judge.
-        repeats: How many mismatched pairs were made of one trusted pair; together they tell about
-            as much as one.
         pairs: How many they are.
         passing: Share of them whose corrected similarity is at least `CUTOFF`.
         scores: Of them all; read where there are near misses.
     """
 
     judge: Judge
-    repeats: int
     pairs: int
     passing: float
     scores: ScoreCounts
@@ -141,7 +138,7 @@ class ByTrusted:
                 continue
             miss = (1 - LEVEL) * standing.pairs / self._pairs / 2
             made = (~standing.judge.labelled.matched).sum()
-            weight = times / standing.repeats
+            weight = times / standing.judge.labelled.repeats
             share = highest_share(reached * weight, made * weight, miss=miss)
             rate = _highest_rate(standing, times, miss)
             worst += np.minimum(standing.pairs * rate * share, of_kept)
@@ -177,7 +174,7 @@ class ByTrusted:
         good = passes[labelled.matched].astype(np.float64)[:, None]
         bad = np.column_stack([passes, self._reach(standing, cuts)])[~labelled.matched]
         good_shares = _draw_shares(good, 1, rng)[:, 0]
-        bad_shares = _draw_shares(bad, standing.repeats, rng)
+        bad_shares = _draw_shares(bad, standing.judge.labelled.repeats, rng)
         if noise:
             rates = np.append(noise.value, noise.draws(_DRAWS, rng))
         else:
@@ -248,7 +245,7 @@ def _passed(standing: Standing, times: float) -> tuple[Passed, Passed]:
     labelled = standing.judge.labelled
     passes = labelled.corrected_similarity >= CUTOFF
     good, bad = passes[labelled.matched], passes[~labelled.matched]
-    weight = times / standing.repeats
+    weight = times / standing.judge.labelled.repeats
     return (
         Passed(good.sum() * times, len(good) * times),
         Passed(bad.sum() * weight, len(bad) * weight),

@@ -38,18 +38,29 @@ class Evidence(NamedTuple):
         return all(np.isfinite(column).all() for column in columns)
 
     def of_rows(
-        self, rows: slice | npt.NDArray[np.bool_], belief: Scores | None = None
+        self,
+        rows: slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64],
+        belief: Scores | None = None,
+        *,
+        contrast_alone: bool = False,
     ) -> list[Scores]:
-        """Returns for each network all that is known of some pairs by themselves, [rows, e].
+        """Returns for each network what is known of some pairs by themselves, [rows, e].
 
         Args:
             rows: The pairs.
             belief: [n], how much training believed each pair, for a judge that hears it: its first
                 kind of evidence. None: without.
+            contrast_alone: Leaves out all but that and the contrast, which is all networks' alike.
         """
         told = [] if belief is None else [belief[rows, None]]
+        contrast = self.contrast[rows]
         return [
-            np.concatenate([*told, own[rows], self.contrast[rows], self.frozen[rows]], axis=1)
+            np.concatenate(
+                [*told, contrast]
+                if contrast_alone
+                else [*told, own[rows], contrast, self.frozen[rows]],
+                axis=1,
+            )
             for own in self.of_networks
         ]
 

@@ -40,12 +40,15 @@ class Labelled:
         similarity: [n] in [-1, 1].
         corrected_similarity: [n] in [0, 1].
         clean_probability: [n] in [0, 1].
+        repeats: How many of the mismatched pairs were made of one trusted pair; together they tell
+            about as much as one.
     """
 
     matched: Bools
     similarity: Scores
     corrected_similarity: Scores
     clean_probability: Scores
+    repeats: int = 1
 
     def column(self, name: str) -> Scores:
         """Returns a score by the name it has in the output."""
@@ -66,7 +69,8 @@ class Judge:
         noise: Where that share comes from by Bayes' rule; None: from how many pairs pass, by the
             labelled pairs.
         labelled: What it learned from, scored by heads that did not learn from it.
-        near_misses: What decides instead of Bayes' rule, where the pool contradicts it.
+        near_misses: What decides instead of Bayes' rule, where the pool contradicts it. Then the
+            heads hear of the evidence only the belief, the contrast and the siblings.
     """
 
     heads: tuple[EvidenceHead, ...]
@@ -174,10 +178,10 @@ class Judge:
             NoiseRate.from_json(data["noise"]),
             Labelled(
                 np.array(labelled["matched"], dtype=bool),
-                *(
-                    np.array(labelled[name], dtype=np.float32)
-                    for name in ("similarity", "corrected_similarity", "clean_probability")
-                ),
+                np.array(labelled["similarity"], dtype=np.float32),
+                np.array(labelled["corrected_similarity"], dtype=np.float32),
+                np.array(labelled["clean_probability"], dtype=np.float32),
+                int(labelled["repeats"]),
             ),
             NearMisses.from_json(data["near_misses"]),
         )
@@ -213,6 +217,7 @@ def fit_judge(
     pool_evidence: Sequence[npt.ArrayLike],
     hears_belief: bool = False,
     seed: int,
+    repeats: int = 1,
     noise: NoiseRate | None = None,
     noise_rate: float | None = None,
 ) -> Judge:
@@ -231,6 +236,7 @@ def fit_judge(
             Training repeats what it is told: the same evidence says less of a pair that was
             believed, so that this kind speaks against a match.
         seed: Of the folds.
+        repeats: How many of the mismatched pairs were made of one trusted pair.
         noise: The noise rate, where it is known better than from these scores.
         noise_rate: The noise rate to assume where the judged pairs are not the pool.
     """
@@ -257,7 +263,13 @@ def fit_judge(
         hears_belief,
         rate,
         noise,
-        Labelled(matched, labelled_similarity, corrected, Posterior.by_bayes(rate)(corrected)),
+        Labelled(
+            matched,
+            labelled_similarity,
+            corrected,
+            Posterior.by_bayes(rate)(corrected),
+            repeats,
+        ),
     )
 
 

@@ -30,12 +30,14 @@ _MIN_MATCHED = 40
 # Of a smaller pool the scores say little too.
 _MIN_POOL = 200
 # Of the difference of two log-likelihoods; by chance about one pool in 100 is above.
-_TOO_MUCH = 4.0
+_TOO_MUCH = 2.5
 # Fewer near misses than this share of the pool change little.
 _WORTH_TELLING = 0.05
 # Near misses make a posterior flatter, as far as scores of either kind are spread alike.
 _SLOPES = (0.2, 1.0)
 _INTERCEPTS = (-15.0, 15.0)
+# Pairs of either kind that keep a noise rate of which little is known off 0 and 1.
+_KNOWN = 1.0
 _QUANTILES = 2_000
 _DRAWS = 200
 _NOTHING = 1e-6
@@ -107,9 +109,10 @@ def find_near_misses(views: Sequence[View], *, rate: float, seed: int) -> NearMi
     """Looks whether the pool contradicts Bayes' rule; None where it does not.
 
     Each view gets a posterior of its own. All are of the same pool, so that the log odds of their
-    noise rates are drawn together, as if normally distributed about each other with deviation 1.
-    What it is compared with is the posterior of a pool made of the labelled pairs themselves: heads
-    need not be right about them for that.
+    noise rates are drawn together, as if normally distributed about each other with deviation 1;
+    and their mean as if one matched and one mismatched pair of the pool were known. What it is
+    compared with is the posterior of a pool made of the labelled pairs themselves: heads need not
+    be right about them for that.
 
     Args:
         views: That of the judge, whose posterior is returned, and others that support it.
@@ -122,7 +125,7 @@ def find_near_misses(views: Sequence[View], *, rate: float, seed: int) -> NearMi
     bayes = Posterior.by_bayes(rate)
     starts = [np.tile(own, len(views)) for own in ([bayes.intercept, bayes.slope], [0.0, 0.5])]
     expected = _fit([_against_labelled(view, bounded(rate)) for view in views], starts)
-    found = _fit(samples, [*starts, expected])
+    found = _fit(samples, [*starts, expected], known=_KNOWN)
     gain = _loss(expected, samples)[0] - _loss(found, samples)[0]
     share = _rate(found, samples[0])
     if gain < _TOO_MUCH or share < rate + _WORTH_TELLING:
@@ -134,7 +137,7 @@ def find_near_misses(views: Sequence[View], *, rate: float, seed: int) -> NearMi
             sample._replace(weights=rng.dirichlet(sample.weights) * len(sample.weights))
             for sample in samples
         ]
-        rates.append(_rate(_fit(drawn, [found]), samples[0]))
+        rates.append(_rate(_fit(drawn, [found], known=_KNOWN), samples[0]))
     return NearMisses(Posterior(float(found[0]), float(found[1])), share, np.array(rates))
 
 
@@ -158,21 +161,29 @@ def _quantiles(logits: Floats) -> Floats:
     return quantiles
 
 
-def _fit(samples: Sequence[_Sample], starts: Sequence[Floats]) -> Floats:
+def _fit(samples: Sequence[_Sample], starts: Sequence[Floats], *, known: float = 0.0) -> Floats:
     """Returns the likeliest intercept and slope of each sample, one after the other."""
     from scipy.optimize import minimize  # takes longer to load than a purge to decide
 
     bounds = [_INTERCEPTS, _SLOPES] * len(samples)
     fits = [
-        minimize(_loss, start, args=(samples,), jac=True, method="L-BFGS-B", bounds=bounds)
+        minimize(_loss, start, args=(samples, known), jac=True, method="L-BFGS-B", bounds=bounds)
         for start in starts
     ]
     best: Floats = min(fits, key=lambda fit: float(fit.fun)).x
     return best
 
 
-def _loss(parameters: Floats, samples: Sequence[_Sample]) -> tuple[float, Floats]:
-    """Negative log-likelihood of matched pairs as pairs of their pool that were found matched."""
+def _loss(
+    parameters: Floats, samples: Sequence[_Sample], known: float = 0.0
+) -> tuple[float, Floats]:
+    """Negative log-likelihood of matched pairs as pairs of their pool that were found matched.
+
+    Args:
+        parameters: [2 for each sample].
+        samples: Views of the same pool.
+        known: So many pairs of the pool are known to be matched, and as many to be mismatched.
+    """
     loss, gradients, odds, of_odds = 0.0, [], [], []
     for own, sample in zip(parameters.reshape(-1, 2), samples, strict=True):
         of_matched, of_pool = _sigmoid(own, sample.matched), _sigmoid(own, sample.pool)
@@ -186,7 +197,10 @@ def _loss(parameters: Floats, samples: Sequence[_Sample]) -> tuple[float, Floats
         of_odds.append(of_mean / (1 - mean))
     apart = np.array(odds) - np.mean(odds)
     loss += apart @ apart
-    gradient = np.array(gradients) + 2 * apart[:, None] * np.array(of_odds)
+    middle = np.mean(odds)
+    loss += known * (np.logaddexp(0, middle) + np.logaddexp(0, -middle))
+    towards = 2 * apart + known * np.tanh(middle / 2) / len(samples)
+    gradient = np.array(gradients) + towards[:, None] * np.array(of_odds)
     return float(loss), gradient.ravel()
 
 

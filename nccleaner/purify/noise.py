@@ -55,7 +55,8 @@ class NoiseRate:
         passing: Share of the pool that passes the cut-off.
         matched_passing: Share of the trusted matched pairs that does.
         mismatched_passing: Share of mismatched pairs that does.
-        trusted: How many trusted pairs there were; both shares are as uncertain as that says.
+        trusted: How many trusted pairs there were of the rarer kind; both shares are as uncertain
+            as that says.
     """
 
     passing: float
@@ -124,7 +125,8 @@ def estimate_noise_rate(scores: CrossScored) -> NoiseRate:
         scores: By evidence of a kind that no pair of the pool has influenced.
     """
     passing, matched, mismatched = (float((part >= CUTOFF).mean()) for part in scores)
-    return NoiseRate(passing, matched, mismatched, len(scores.matched))
+    least = min(len(scores.matched), len(scores.mismatched))
+    return NoiseRate(passing, matched, mismatched, least)
 
 
 def highest_rate(passing: float, matched: Passed, mismatched: Passed, *, miss: float) -> float:

@@ -186,7 +186,11 @@ class Scorer:
         corrected = np.empty(len(belief), dtype=np.float32)
         for judge, rows in ((self.judges.fitted, fitted), (self.judges.unseen, ~fitted)):
             corrected[rows] = judge.corrected_similarity(
-                evidence.of_rows(rows, belief if judge.hears_belief else None),
+                evidence.of_rows(
+                    rows,
+                    belief if judge.hears_belief else None,
+                    contrast_alone=judge.near_misses is not None,
+                ),
                 None if agreement is None else agreement[rows],
             )
         return corrected

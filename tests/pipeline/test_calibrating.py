@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from nccleaner.pipeline import calibrating as module
 from nccleaner.pipeline.calibrating import calibrate
 from nccleaner.pipeline.device import DeviceTables
+from nccleaner.pipeline.labelled import EXCHANGES
 from nccleaner.purify.evidence import Scored
 from nccleaner.purify.near_misses import NearMisses, View
 from nccleaner.purify.posterior import Posterior
@@ -93,36 +95,68 @@ def test_calibrating_again_gives_the_same_judges(heard):
     assert torch.equal(scorer.contrast.texts, contrast.texts)
 
 
-def test_where_the_pool_holds_near_misses_both_judges_heed_it(heard, monkeypatch):
-    scorer, data, _, belief = heard
+def test_where_the_pool_holds_near_misses_judges_that_hear_contrast_alone_heed_it(
+    heard, monkeypatch
+):
+    scorer, data, truth, belief = heard
     found = NearMisses(Posterior(-0.4, 0.5), 0.45, np.array([0.4, 0.5]))
     looked: list[Sequence[View]] = []
     monkeypatch.setattr(
         module, "find_near_misses", lambda views, *, rate, seed: looked.append(views) or found
     )
     heeding = calibrate(scorer, data, CONFIG, belief=belief, on_judge=lambda: None)
-    pool, probes = score(scorer, data, data.pool, belief=belief), len(data.pool) - PROBES
 
-    (views,) = looked
-    matched = scorer.judges.fitted.labelled.matched
-    np.testing.assert_array_equal(
-        views[0].matched, scorer.judges.fitted.labelled.corrected_similarity[matched]
-    )
-    by_score = np.corrcoef(views[0].pool, pool.corrected_similarity[:probes])[0, 1]
-    assert by_score > 0.99
-    assert len(views[1].pool) == probes
-    for judge in (heeding.fitted, heeding.unseen):
+    for judge, kinds in ((heeding.fitted, 3), (heeding.unseen, 2)):
         assert (judge.near_misses, judge.noise_rate) == (found, 0.45)
+        assert {len(head.weights) for head in judge.heads} == {kinds}  # contrast, and the belief
+        assert {len(head.weights) for head in judge.sibling_heads} == {kinds + 1}
         labelled = judge.labelled
         np.testing.assert_array_equal(
             labelled.clean_probability, found.posterior(labelled.corrected_similarity)
         )
+    probes = len(data.pool) - PROBES
+    (views,) = looked
+    labelled = heeding.fitted.labelled
+    np.testing.assert_array_equal(views[0].matched, labelled.corrected_similarity[labelled.matched])
+    monkeypatch.setattr(scorer, "judges", heeding)
+    pool = score(scorer, data, data.pool, belief=belief)
+    assert np.corrcoef(views[0].pool, pool.corrected_similarity[:probes])[0, 1] > 0.99
+    assert roc_auc_score(truth, pool.clean_probability) > 0.9
+    assert len(views[1].pool) == probes
     blind = CONFIG.model_copy(
         update={"purify": CONFIG.purify.model_copy(update={"near_misses": False})}
     )
     by_bayes = calibrate(scorer, data, blind, belief=belief, on_judge=lambda: None)
     assert by_bayes.fitted.near_misses is None
     assert len(looked) == 1
+
+
+def test_pairs_labelled_0_stand_alone_where_they_are_unlike_exchanged_ones(heard):
+    scorer, data, _, belief = heard
+    tables = data.tables
+    looks_matched = np.flatnonzero(tables.probe_matched)[:30]
+    told = tables.probe_matched.copy()
+    told[looks_matched] = False
+    unlike = replace(data, tables=replace(tables, probe_matched=told))
+
+    judges = calibrate(scorer, unlike, CONFIG, belief=belief, on_judge=lambda: None)
+
+    np.testing.assert_array_equal(judges.fitted.labelled.matched, told[~tables.probe_exchanged])
+    assert judges.fitted.noise.mismatched_passing > 0.5
+    assert judges.unseen.labelled.repeats == EXCHANGES  # nothing is labelled 0 there
+
+
+@pytest.mark.parametrize("count", [29, 30])
+def test_pairs_labelled_0_that_are_like_exchanged_ones_join_them(heard, count):
+    scorer, data, _, belief = heard
+    tables = data.tables
+    exchanged = tables.probe_exchanged.copy()
+    exchanged[np.flatnonzero(exchanged)[:count]] = False
+    alike = replace(data, tables=replace(tables, probe_exchanged=exchanged))
+
+    judges = calibrate(scorer, alike, CONFIG, belief=belief, on_judge=lambda: None)
+
+    assert judges.fitted.to_json() == scorer.judges.fitted.to_json()
 
 
 def test_siblings_that_were_not_heard_before_training_are_not_heard_after_it(heard):

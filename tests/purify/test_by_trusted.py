@@ -46,7 +46,7 @@ def standing_of(rate, *, seed, count=2000, labelled=120, evidence=one_evidence, 
     )
     scores = judge.corrected_similarity([pool])
     passing = float((scores >= CUTOFF).mean())
-    return Standing(judge, 1, count, passing, counts_of(judge, scores)), scores, truth
+    return Standing(judge, count, passing, counts_of(judge, scores)), scores, truth
 
 
 def counts_of(judge, scores):
@@ -188,7 +188,7 @@ def test_standings_add_up_by_their_pairs(pool):
     alone = price(CUT_OFF, pool[0], of_pool), price(CUT_OFF, clean, of_clean)
     mean = (2000 * alone[0].before.value + 6000 * alone[1].before.value) / 8000
     assert both.before.value == pytest.approx(mean)
-    empty = Standing(clean.judge, 1, 0, 0.0, counts_of(clean.judge, np.empty(0)))
+    empty = Standing(clean.judge, 0, 0.0, counts_of(clean.judge, np.empty(0)))
     nothing = cuts_of([CUT_OFF], of_pool, np.empty(0, np.float32))
     assert witness(pool[0], empty).prices(nothing)[0] == alone[0]
 
@@ -196,9 +196,9 @@ def test_standings_add_up_by_their_pairs(pool):
 def handmade(good, bad, *, repeats=1, pairs=1000, passing=0.6, noise=None):
     """A standing whose labelled pairs have the scores given."""
     scores = np.float32([*good, *bad])
-    labelled = Labelled(np.arange(len(scores)) < len(good), scores, scores, scores)
+    labelled = Labelled(np.arange(len(scores)) < len(good), scores, scores, scores, repeats)
     judge = Judge((), (), False, 0.0, noise, labelled)
-    return Standing(judge, repeats, pairs, passing, counts_of(judge, np.empty(0)))
+    return Standing(judge, pairs, passing, counts_of(judge, np.empty(0)))
 
 
 GOOD, BAD = [0.9] * 90 + [0.3] * 10, [0.1] * 80 + [0.6] * 16 + [0.8] * 4
@@ -221,7 +221,7 @@ def heeding(standing, scores):
     """The standing where the pool decides; scores and counts are of a pool like it or another."""
     found = NearMisses(Posterior(0.5, 0.5), 0.4, np.linspace(0.3, 0.5, 50))
     judge = standing.judge.heeding(found)
-    return Standing(judge, 1, len(scores), 0.6, counts_of(judge, scores))
+    return Standing(judge, len(scores), 0.6, counts_of(judge, scores))
 
 
 def test_where_there_are_near_misses_clean_probabilities_say_what_is_mismatched():

@@ -77,7 +77,7 @@ def test_the_rates_are_spread_about_the_rate_and_mostly_hold_the_truth():
     assert held >= 4
 
 
-def test_what_is_found_is_the_likeliest_of_posteriors_with_rates_alike():
+def test_what_is_found_is_the_likeliest_of_posteriors_with_rates_alike_and_off_0_and_1():
     views, _ = make("near", 0)
     logits = [[np.log(scores / (1 - scores)) for scores in view] for view in views]
 
@@ -89,7 +89,8 @@ def test_what_is_found_is_the_likeliest_of_posteriors_with_rates_alike():
             rate = 1 - sigmoid(intercept + slope * pool).mean()
             total -= np.log(sigmoid(intercept + slope * matched) / (1 - rate)).sum()
             odds.append(np.log(rate / (1 - rate)))
-        return total + (odds[0] - odds[1]) ** 2 / 2
+        middle = sigmoid(np.mean(odds))
+        return total + (odds[0] - odds[1]) ** 2 / 2 - np.log(middle * (1 - middle))
 
     expected = minimize(loss, [0.0, 0.5, 0.0, 0.5], bounds=[(-15, 15), (0.2, 1)] * 2).x
     found = look((views, None)).posterior
@@ -136,7 +137,8 @@ def test_scores_at_the_ends_are_finite():
 
 def test_heads_that_are_wrong_about_their_evidence_do_not_make_near_misses():
     """With heavy tails a head is too sure of the extremes; thousands of labelled pairs show it."""
-    for seed in range(5):
+    contradicted = 0
+    for seed in range(8):
         rng = np.random.default_rng(seed)
 
         def evidence(matched, rng=rng):
@@ -147,9 +149,9 @@ def test_heads_that_are_wrong_about_their_evidence_do_not_make_near_misses():
         scores = cross_score(*parts, seed=seed)
         view = View(scores.matched, scores.mismatched, scores.pool)
 
-        found = find_near_misses([view], rate=estimate_noise_rate(scores).value, seed=0)
-
-        assert found is None
+        rate = estimate_noise_rate(scores).value
+        contradicted += find_near_misses([view], rate=rate, seed=0) is not None
+    assert contradicted <= 1  # by chance
 
 
 def test_small_pools_say_nothing():

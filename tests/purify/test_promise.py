@@ -55,7 +55,7 @@ def simulate(source, seed, *, labelled=200):
         if source == "noise rate of its own":
             noise = NoiseRate(*shares_passing(rng, truth, 2 * labelled), 2 * labelled)
         judge = Judge((), (), False, 0.0, noise, Labelled(matched, known, known, known))
-        standing = Standing(judge, 1, PAIRS, float((scores >= CUTOFF).mean()), counts)
+        standing = Standing(judge, PAIRS, float((scores >= CUTOFF).mean()), counts)
         witness = ByTrusted(
             "corrected_similarity", [standing], known=NOBODY, labelled=labelled, seed=seed
         )

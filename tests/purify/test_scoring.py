@@ -53,6 +53,10 @@ def test_evidence_is_logit_other_networks_cosine_contrast_and_frozen(scorer, fea
     for own, whole in zip(evidence.of_networks, evidence.of_rows(some), strict=True):
         expected = [own[some], evidence.contrast[some], evidence.frozen[some]]
         np.testing.assert_array_equal(whole, np.column_stack(expected))
+    belief = np.linspace(0, 1, 2 * COUNT, dtype=np.float32)
+    for whole in evidence.of_rows(some, belief, contrast_alone=True):
+        expected = [belief[some], evidence.contrast[some]]
+        np.testing.assert_array_equal(whole, np.column_stack(expected))
 
 
 def test_alternatives_are_pairs_of_the_pool_drawn_by_seed(scorer, features, pairs):
