@@ -27,8 +27,8 @@ from nccleaner.purify.shares import Floats
 
 # Fewer matched probes say little of the shape of a posterior.
 _MIN_MATCHED = 40
-# Of a smaller pool the scores say little too.
-_MIN_POOL = 200
+# A smaller pool has a form of its own by chance.
+_MIN_POOL = 1_000
 # Of the difference of two log-likelihoods; by chance about one pool in 100 is above.
 _TOO_MUCH = 2.5
 # Fewer near misses than this share of the pool change little.

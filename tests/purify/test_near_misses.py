@@ -156,8 +156,9 @@ def test_heads_that_are_wrong_about_their_evidence_do_not_make_near_misses():
 
 def test_small_pools_say_nothing():
     views, _ = make("near", 0)
-    small = [view._replace(pool=view.pool[:150]) for view in views]
-    assert look((small, None)) is None
+    for pairs, said in ((999, False), (1_000, True)):
+        small = [view._replace(pool=view.pool[:pairs]) for view in views]
+        assert (look((small, None)) is not None) == said
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
