@@ -27,6 +27,8 @@ Rows = npt.NDArray[np.int64]
 
 # Pairs labelled 0 that can stand for all mismatched pairs.
 _ENOUGH_REJECTED = 30
+# Likewise outside the pool, where the probes have shown that exchanged ones cannot.
+_ENOUGH_OUTSIDE = 10
 # How often, by chance alone, they are taken to be unlike exchanged ones.
 _BY_CHANCE = 0.01
 
@@ -67,7 +69,7 @@ def calibrate(
     if scorer.frozen is not None:
         frozen = _score_by_frozen(scorer.frozen, ground, data)
     judges, _ = _fit_judges(ground, frozen, on_judge=on_judge)
-    if _are_unlike_exchanged(judges.fitted, data.tables.probe_exchanged):
+    if _pass_more_often(judges.fitted, data.tables.probe_exchanged):
         ground = ground.without_exchanged(data)
         if scorer.frozen is not None:
             frozen = _score_by_frozen(scorer.frozen, ground, data)
@@ -133,7 +135,7 @@ class _Ground(NamedTuple):
             probes=self.probes[own], probe_matched=self.probe_matched[own], exchanged=False
         )
         rejected = len(tables.held_out.mismatched)
-        if rejected < _ENOUGH_REJECTED:
+        if rejected < _ENOUGH_OUTSIDE:
             return ground
         own = self.outside_matched.copy()
         own[-rejected:] = True
@@ -142,8 +144,12 @@ class _Ground(NamedTuple):
         )
 
 
-def _are_unlike_exchanged(judge: Judge, exchanged: npt.NDArray[np.bool_]) -> bool:
-    """Tells whether probes that a person labelled 0 pass as no exchanged ones would by chance."""
+def _pass_more_often(judge: Judge, exchanged: npt.NDArray[np.bool_]) -> bool:
+    """Tells whether probes that a person labelled 0 pass as often as no exchanged ones by chance.
+
+    Those that pass less often are not looked for: people also label what is wrong at a glance, and
+    other mismatched pairs are not so.
+    """
     passes = judge.labelled.corrected_similarity >= CUTOFF
     groups = [passes[rows & ~judge.labelled.matched] for rows in (exchanged, ~exchanged)]
     if len(groups[1]) < _ENOUGH_REJECTED:
@@ -151,7 +157,7 @@ def _are_unlike_exchanged(judge: Judge, exchanged: npt.NDArray[np.bool_]) -> boo
     from scipy.stats import fisher_exact  # takes longer to load than a purge to decide
 
     table = np.array([[group.sum(), (~group).sum()] for group in groups])
-    return bool(fisher_exact(table).pvalue < _BY_CHANCE)
+    return bool(fisher_exact(table, alternative="less").pvalue < _BY_CHANCE)
 
 
 def _ignore() -> None:
@@ -181,11 +187,12 @@ def _fit_judges(
     outside = ground.outside
     of_fitted = partial(evidence.of_rows, belief=belief, contrast_alone=contrast_alone)
     of_unseen = partial(evidence.of_rows, contrast_alone=contrast_alone)
+    known = of_fitted(noisy)
     fitted = fit_judge(
         of_fitted(probes),
         evidence.similarity[probes],
         ground.probe_matched,
-        pool_evidence=of_fitted(noisy),
+        pool_evidence=known,
         hears_belief=True,
         seed=ground.seed,
         noise=None if frozen is None else estimate_noise_rate(frozen),
@@ -202,21 +209,21 @@ def _fit_judges(
         noise_rate=fitted.noise_rate,
     )
     if evidence.siblings is None:
-        return Judges(fitted, unseen), fitted.corrected_similarity(of_fitted(noisy))
+        return Judges(fitted, unseen), fitted.corrected_similarity(known)
     # Only pairs of the pool vouch for others.
     vouching = np.zeros(len(evidence.similarity), dtype=np.float32)
-    vouching[noisy] = fitted.corrected_similarity(of_fitted(noisy))
+    vouching[noisy] = fitted.corrected_similarity(known)
     for _ in range(SIBLING_ROUNDS):
         vouching[probes] = fitted.labelled.corrected_similarity
         agreement = evidence.siblings.agreement(vouching)
         fitted = fitted.with_siblings(
             of_fitted(probes),
             agreement[probes],
-            pool_evidence=of_fitted(noisy),
+            pool_evidence=known,
             pool_agreement=agreement[noisy],
             seed=ground.seed,
         )
-        vouching[noisy] = fitted.corrected_similarity(of_fitted(noisy), agreement[noisy])
+        vouching[noisy] = fitted.corrected_similarity(known, agreement[noisy])
     unseen = unseen.with_siblings(
         of_unseen(outside),
         agreement[outside],
@@ -252,15 +259,16 @@ def _score_by_frozen(frozen: FrozenEvidence, ground: _Ground, data: DeviceTables
     tables = data.tables
     planted = tables.pool.take(slice(ground.noisy.stop, None))
     own = planted.take(torch.from_numpy(np.flatnonzero(tables.probe_matched)))
+    rejected = np.flatnonzero(~(tables.probe_matched | tables.probe_exchanged))
     matched = join_pairs(tables.meta.matched, tables.held_out.matched, own)
-    mismatched = join_pairs(tables.meta.mismatched, tables.held_out.mismatched)
+    mismatched = join_pairs(
+        tables.meta.mismatched,
+        tables.held_out.mismatched,
+        planted.take(torch.from_numpy(rejected)),
+    )
     if ground.exchanged:
         generator = torch.Generator().manual_seed(ground.seed)
         mismatched = mismatched_of(matched, mismatched, generator)
-    else:
-        rejected = ~(tables.probe_matched | tables.probe_exchanged)
-        own = planted.take(torch.from_numpy(np.flatnonzero(rejected)))
-        mismatched = join_pairs(mismatched, own)
     trusted = (
         data.evidence(frozen, data.on_device(pairs)).cpu().numpy()
         for pairs in (matched, mismatched)

@@ -3,8 +3,8 @@
 What a cut-off keeps is counted. The noise rate says how many mismatched pairs there are, and the
 labelled mismatched ones what share of them reaches it: precision = 1 - π FPR / kept. That equals
 (1 - π) TPR / ((1 - π) TPR + π FPR), but needs one share less, and no labelled matched pair for it.
-It assumes that trusted pairs are like the good pairs of the shards, and mismatched ones made of
-them like those that are there. Where the pool showed that the latter are not, the clean
+It assumes that trusted pairs are like the good pairs of the shards, and mismatched ones, labelled
+or made of them, like those that are there. Where the pool showed that the latter are not, the clean
 probabilities say how many mismatched pairs there are, and how many of them reach a cut-off.
 """
 

@@ -131,7 +131,7 @@ def test_where_the_pool_holds_near_misses_judges_that_hear_contrast_alone_heed_i
     assert len(looked) == 1
 
 
-def test_pairs_labelled_0_stand_alone_where_they_are_unlike_exchanged_ones(heard):
+def test_pairs_labelled_0_stand_alone_where_they_are_harder_to_tell_than_exchanged_ones(heard):
     scorer, data, _, belief = heard
     tables = data.tables
     looks_matched = np.flatnonzero(tables.probe_matched)[:30]
@@ -156,7 +156,10 @@ def test_pairs_labelled_0_that_are_like_exchanged_ones_join_them(heard, count):
 
     judges = calibrate(scorer, alike, CONFIG, belief=belief, on_judge=lambda: None)
 
-    assert judges.fitted.to_json() == scorer.judges.fitted.to_json()
+    one, other = (judge.to_json() for judge in (judges.fitted, scorer.judges.fitted))
+    assert one["heads"] == other["heads"]
+    assert one["labelled"]["matched"] == other["labelled"]["matched"]
+    assert one["noise_rate"] == pytest.approx(other["noise_rate"], abs=0.03)
 
 
 def test_siblings_that_were_not_heard_before_training_are_not_heard_after_it(heard):
