@@ -146,6 +146,19 @@ def test_pairs_labelled_0_stand_alone_where_they_are_harder_to_tell_than_exchang
     assert judges.unseen.labelled.repeats == EXCHANGES  # nothing is labelled 0 there
 
 
+def test_pairs_labelled_0_that_are_easier_to_tell_than_exchanged_ones_join_them(heard):
+    scorer, data, _, belief = heard
+    tables = data.tables
+    looks_matched = np.flatnonzero(tables.probe_matched)[:25]
+    told, exchanged = tables.probe_matched.copy(), np.zeros_like(tables.probe_exchanged)
+    told[looks_matched], exchanged[looks_matched] = False, True
+    easy = replace(data, tables=replace(tables, probe_matched=told, probe_exchanged=exchanged))
+
+    judges = calibrate(scorer, easy, CONFIG, belief=belief, on_judge=lambda: None)
+
+    assert len(judges.fitted.labelled.matched) == PROBES
+
+
 @pytest.mark.parametrize("count", [29, 30])
 def test_pairs_labelled_0_that_are_like_exchanged_ones_join_them(heard, count):
     scorer, data, _, belief = heard
