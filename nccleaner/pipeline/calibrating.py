@@ -48,7 +48,7 @@ def calibrate(
         data: Pool and trusted pairs.
         config: Seed.
         belief: [pool] in [0, 1], how much training believed each pair.
-        on_judge: Called after each judge.
+        on_judge: Called when both are fitted, and again when it is known whether they stand.
 
     Raises:
         TrainingError: The networks give scores that are not finite.
@@ -68,7 +68,8 @@ def calibrate(
     frozen = None
     if scorer.frozen is not None:
         frozen = _score_by_frozen(scorer.frozen, ground, data)
-    judges, _ = _fit_judges(ground, frozen, on_judge=on_judge)
+    judges, _ = _fit_judges(ground, frozen)
+    on_judge()
     if _pass_more_often(judges.fitted, data.tables.probe_exchanged):
         ground = ground.without_exchanged(data)
         if scorer.frozen is not None:
@@ -145,7 +146,7 @@ class _Ground(NamedTuple):
 
 
 def _pass_more_often(judge: Judge, exchanged: npt.NDArray[np.bool_]) -> bool:
-    """Tells whether probes that a person labelled 0 pass as often as no exchanged ones by chance.
+    """Tells whether probes labelled 0 pass more often than exchanged ones, beyond chance.
 
     Those that pass less often are not looked for: people also label what is wrong at a glance, and
     other mismatched pairs are not so.
@@ -160,16 +161,11 @@ def _pass_more_often(judge: Judge, exchanged: npt.NDArray[np.bool_]) -> bool:
     return bool(fisher_exact(table, alternative="less").pvalue < _BY_CHANCE)
 
 
-def _ignore() -> None:
-    pass
-
-
 def _fit_judges(
     ground: _Ground,
     frozen: CrossScored | None,
     *,
     contrast_alone: bool = False,
-    on_judge: Callable[[], None] = _ignore,
 ) -> tuple[Judges, Scores]:
     """Fits both judges.
 
@@ -178,7 +174,6 @@ def _fit_judges(
         frozen: What the noise rate comes from, where there is frozen evidence.
         contrast_alone: Whether they hear of the evidence of a pair alone only its belief and how
             it stands among alternatives.
-        on_judge: Called after the first.
 
     Returns:
         The judges, and the corrected similarities of the pool without its probes.
@@ -197,7 +192,6 @@ def _fit_judges(
         seed=ground.seed,
         noise=None if frozen is None else estimate_noise_rate(frozen),
     )
-    on_judge()
     # There is no pool of unseen pairs yet: the noise rate of the pool stands for theirs.
     unseen = fit_judge(
         of_unseen(outside),

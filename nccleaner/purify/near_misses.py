@@ -80,7 +80,7 @@ class View(NamedTuple):
 
     Attributes:
         matched: [m], of matched pairs, by heads that did not learn from them.
-        mismatched: [k], of exchanged pairs, likewise.
+        mismatched: [k], of exchanged or labelled mismatched pairs, likewise.
         pool: [n].
     """
 

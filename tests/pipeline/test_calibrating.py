@@ -20,7 +20,7 @@ from nccleaner.purify.evidence import Scored
 from nccleaner.purify.near_misses import NearMisses, View
 from nccleaner.purify.posterior import Posterior
 from nccleaner.purify.scoring import Scorer
-from nccleaner.train.pairs import Pairs, join_pairs
+from nccleaner.train.pairs import Pairs, TrustedPairs, join_pairs
 
 CONFIG = small(train={"epochs": 2}, purify={"references": 512})
 
@@ -144,6 +144,25 @@ def test_pairs_labelled_0_stand_alone_where_they_are_harder_to_tell_than_exchang
     np.testing.assert_array_equal(judges.fitted.labelled.matched, told[~tables.probe_exchanged])
     assert judges.fitted.noise.mismatched_passing > 0.5
     assert judges.unseen.labelled.repeats == EXCHANGES  # nothing is labelled 0 there
+
+
+@pytest.mark.parametrize(("count", "repeats"), [(9, EXCHANGES), (10, 1)])
+def test_outside_the_pool_they_stand_alone_where_ten_are_held_out(heard, count, repeats):
+    scorer, data, _, belief = heard
+    tables, own = data.tables, data.tables.held_out.matched
+    told = tables.probe_matched.copy()
+    told[np.flatnonzero(told)[:30]] = False  # look matched, and are labelled 0
+    labelled = Pairs(own.image_rows[:count], own.text_rows.roll(1)[:count])
+    held_out = TrustedPairs(own, labelled)
+    unlike = replace(data, tables=replace(tables, probe_matched=told, held_out=held_out))
+
+    judges = calibrate(scorer, unlike, CONFIG, belief=belief, on_judge=lambda: None)
+
+    learned_from = judges.unseen.labelled
+    exchanged = 0 if repeats == 1 else EXCHANGES * HELD_OUT
+    assert learned_from.repeats == repeats
+    assert learned_from.matched.sum() == HELD_OUT
+    assert (~learned_from.matched).sum() == exchanged + count
 
 
 def test_pairs_labelled_0_that_are_easier_to_tell_than_exchanged_ones_join_them(heard):
