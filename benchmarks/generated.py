@@ -35,8 +35,10 @@ from nccleaner.pipeline.scored import SCHEMA, write_scores
 from nccleaner.pipeline.training import build_architecture
 from nccleaner.pipeline.workspace import RunDescription, Workspace, add_inputs
 from nccleaner.purify.canonical import CanonicalView
+from nccleaner.purify.fit_judge import fit_judge
 from nccleaner.purify.frozen import Frozen, FrozenEvidence, FrozenPool
-from nccleaner.purify.judge import Judges, fit_judge
+from nccleaner.purify.heads import Prior
+from nccleaner.purify.judge import Judges
 from nccleaner.purify.scoring import Scorer
 from nccleaner.records import OK, UNDECODABLE_IMAGE, Shard, ShardReport
 from nccleaner.train.networks import build_networks
@@ -239,6 +241,7 @@ def make_scorer(config: RunConfig) -> Scorer:
         evidence.similarity,
         matched,
         pool_evidence=rows,
+        priors=[Prior(evidence.proportions()) for _ in rows],
         seed=0,
         noise_rate=MISMATCHED,
     )

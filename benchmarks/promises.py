@@ -22,7 +22,9 @@ from tables import markdown
 from nccleaner.purify.by_sample import BySample
 from nccleaner.purify.by_trusted import ByTrusted, Standing
 from nccleaner.purify.decide import Known, ScoreCounts, cut_at
-from nccleaner.purify.judge import Judge, fit_judge
+from nccleaner.purify.fit_judge import fit_judge
+from nccleaner.purify.heads import Prior
+from nccleaner.purify.judge import Judge
 from nccleaner.purify.noise import CUTOFF, NoiseRate, cross_score, estimate_noise_rate
 from nccleaner.purify.prices import Price
 from nccleaner.purify.promise import Refusal, Witness, promise_precision
@@ -226,6 +228,7 @@ def simulate(trial: Trial, seed: int) -> DataSet:
         np.zeros(len(probes), np.float32),
         probes,
         pool_evidence=[pool],
+        priors=[Prior.equal(pool.shape[1])],
         seed=seed,
         noise=noise,
     )

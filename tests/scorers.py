@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nccleaner.purify.judge import Judges, fit_judge
+from nccleaner.purify.fit_judge import fit_judge
+from nccleaner.purify.heads import Prior
+from nccleaner.purify.judge import Judges
 from nccleaner.purify.scoring import Scorer
 from nccleaner.train.networks import Architecture
 
@@ -32,16 +34,18 @@ def judges_of(scorer, features, pairs):
     """Finds the alternatives, and fits two judges, so unlike that it matters who judges."""
     scorer.find_alternatives(features, pairs, identities=IDENTITIES, seed=0)
     evidence = gather(scorer, features, pairs)
+    proportions = evidence.proportions()
     judges = []
     for seed, rate, belief in ((0, 0.3, believed(len(pairs))), (1, 0.5, None)):
         known = evidence.of_rows(slice(None), belief)
+        echo = None if belief is None else 0.3 * np.ones_like(proportions)
         judges.append(
             fit_judge(
                 known,
                 evidence.similarity,
                 np.arange(len(pairs)) < COUNT,
                 pool_evidence=known,
-                hears_belief=belief is not None,
+                priors=[Prior(proportions, echo)] * len(known),
                 seed=seed,
                 noise_rate=rate,
             )

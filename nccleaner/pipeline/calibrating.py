@@ -15,8 +15,10 @@ from nccleaner.pipeline.device import DeviceTables
 from nccleaner.pipeline.labelled import EXCHANGES
 from nccleaner.pipeline.looking import mismatched_of
 from nccleaner.purify.evidence import Evidence, Scores
+from nccleaner.purify.fit_judge import Outside, fit_judge, with_siblings
 from nccleaner.purify.frozen import FrozenEvidence
-from nccleaner.purify.judge import Judge, Judges, fit_judge
+from nccleaner.purify.heads import Prior, measure_echo
+from nccleaner.purify.judge import Judge, Judges
 from nccleaner.purify.near_misses import View, find_near_misses
 from nccleaner.purify.noise import CUTOFF, CrossScored, cross_score, estimate_noise_rate
 from nccleaner.purify.scoring import SIBLING_ROUNDS, Scorer
@@ -144,6 +146,20 @@ class _Ground(NamedTuple):
             outside=self.outside[own], outside_matched=self.outside_matched[own], repeats=1
         )
 
+    def priors(self, *, contrast_alone: bool) -> list[Prior]:
+        """Returns for each network what the judge of the pool is drawn towards."""
+        proportions = self.evidence.proportions(contrast_alone=contrast_alone)
+        told, untold = self.probes[self.probe_matched], self.outside[self.outside_matched]
+        pairs = zip(
+            self.evidence.of_rows(told, contrast_alone=contrast_alone),
+            self.evidence.of_rows(untold, contrast_alone=contrast_alone),
+            strict=True,
+        )
+        return [
+            Prior(proportions, measure_echo(seen, self.belief[told], unseen))
+            for seen, unseen in pairs
+        ]
+
 
 def _pass_more_often(judge: Judge, exchanged: npt.NDArray[np.bool_]) -> bool:
     """Tells whether probes labelled 0 pass more often than exchanged ones, beyond chance.
@@ -171,7 +187,7 @@ def _fit_judges(
 
     Args:
         ground: What to.
-        frozen: What the noise rate comes from, where there is frozen evidence.
+        frozen: What else says the noise rate, where there is frozen evidence.
         contrast_alone: Whether they hear of the evidence of a pair alone only its belief and how
             it stands among alternatives.
 
@@ -183,13 +199,18 @@ def _fit_judges(
     of_fitted = partial(evidence.of_rows, belief=belief, contrast_alone=contrast_alone)
     of_unseen = partial(evidence.of_rows, contrast_alone=contrast_alone)
     known = of_fitted(noisy)
+    priors = ground.priors(contrast_alone=contrast_alone)
+    of_others = [prior._replace(echo=None) for prior in priors]
+    nothing = np.zeros_like(evidence.similarity)
+    unbelieved = of_unseen(outside, belief=nothing)
     fitted = fit_judge(
         of_fitted(probes),
         evidence.similarity[probes],
         ground.probe_matched,
         pool_evidence=known,
-        hears_belief=True,
+        priors=priors,
         seed=ground.seed,
+        outside=Outside(unbelieved, ground.outside_matched) if ground.exchanged else None,
         noise=None if frozen is None else estimate_noise_rate(frozen),
     )
     # There is no pool of unseen pairs yet: the noise rate of the pool stands for theirs.
@@ -198,6 +219,7 @@ def _fit_judges(
         evidence.similarity[outside],
         ground.outside_matched,
         pool_evidence=of_unseen(noisy),
+        priors=of_others,
         seed=ground.seed,
         repeats=ground.repeats,
         noise_rate=fitted.noise_rate,
@@ -210,19 +232,23 @@ def _fit_judges(
     for _ in range(SIBLING_ROUNDS):
         vouching[probes] = fitted.labelled.corrected_similarity
         agreement = evidence.siblings.agreement(vouching)
-        fitted = fitted.with_siblings(
+        fitted = with_siblings(
+            fitted,
             of_fitted(probes),
             agreement[probes],
             pool_evidence=known,
             pool_agreement=agreement[noisy],
+            priors=priors,
             seed=ground.seed,
         )
         vouching[noisy] = fitted.corrected_similarity(known, agreement[noisy])
-    unseen = unseen.with_siblings(
+    unseen = with_siblings(
+        unseen,
         of_unseen(outside),
         agreement[outside],
         pool_evidence=of_unseen(noisy),
         pool_agreement=agreement[noisy],
+        priors=of_others,
         seed=ground.seed,
     )
     return Judges(fitted, unseen), vouching[noisy]

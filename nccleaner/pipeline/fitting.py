@@ -236,6 +236,12 @@ def judge_scorer(
         )
     fitted = scorer.judges.fitted
     probes = fitted.labelled
+    if len(probes.matched) < len(tables.probe_matched):
+        reporter.note(
+            f"The {(~probes.matched).sum():,} planted pairs that are labelled 0 are harder to tell "
+            "from matched ones than exchanged captions are: they alone say what mismatched pairs "
+            "are like."
+        )
     probe_auroc = _auroc(probes.corrected_similarity, probes.matched)
     return Fitted(
         scorer=scorer,

@@ -7,7 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nccleaner.purify.shares import Floats
 from nccleaner.purify.siblings import Siblings
+
+# Weights that are expected of each kind, in proportion: with labels of the truth, heads on Flickr8k
+# (20 to 80 % at random) made most of the contrast, which holds what the networks say by themselves.
+_OF_NETWORKS = (0.1, 0.1)
+_CONTRAST = (1.0, 1.0)
+_FROZEN = (0.4, 0.1, 0.1)
 
 Scores = npt.NDArray[np.float32]
 
@@ -63,6 +70,12 @@ class Evidence(NamedTuple):
             )
             for own in self.of_networks
         ]
+
+    def proportions(self, *, contrast_alone: bool = False) -> Floats:
+        """Returns what weights are expected of the kinds in `of_rows`, belief apart, [e]."""
+        if contrast_alone:
+            return np.array(_CONTRAST)
+        return np.array([*_OF_NETWORKS, *_CONTRAST, *_FROZEN[: self.frozen.shape[1]]])
 
 
 class Scored(NamedTuple):

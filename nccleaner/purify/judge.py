@@ -19,16 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nccleaner.purify.heads import EvidenceHead, out_of_fold, stratified_folds
+from nccleaner.purify.heads import EvidenceHead
 from nccleaner.purify.near_misses import NearMisses
-from nccleaner.purify.noise import CUTOFF, NoiseRate, solve_rate
+from nccleaner.purify.noise import NoiseRate
 from nccleaner.purify.posterior import Posterior, Scores
-from nccleaner.purify.shares import Floats
 
 Bools = npt.NDArray[np.bool_]
-
-# Labelled pairs of each kind with siblings; fewer cannot say what siblings are worth.
-_MIN_WITH_SIBLINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class Judge:
         hears_belief: Whether the first kind of evidence is how much training believed the pair.
         noise_rate: Share of mismatched pairs that clean probabilities assume, in [0, 1].
         noise: Where that share comes from by Bayes' rule; None: from how many pairs pass, by the
-            labelled pairs.
+            labelled pairs alone.
         labelled: What it learned from, scored by heads that did not learn from it.
         near_misses: What decides instead of Bayes' rule, where the pool contradicts it. Then the
             heads hear of the evidence only the belief, the contrast and the siblings.
@@ -97,10 +93,10 @@ class Judge:
             evidence: [n, e] of each network.
             agreement: [n], with siblings; not a number where a pair has none. None: do not look.
         """
-        scores = _mean(self.heads, evidence)
+        scores = mean_score(self.heads, evidence)
         if self.sibling_heads and agreement is not None:
             have = ~np.isnan(agreement)
-            scores[have] = _mean(self.sibling_heads, _joined(evidence, agreement, have))
+            scores[have] = mean_score(self.sibling_heads, joined(evidence, agreement, have))
         return scores
 
     def clean_probability(self, corrected: npt.ArrayLike) -> Scores:
@@ -112,47 +108,6 @@ class Judge:
         heeding = replace(self, noise_rate=near_misses.rate, near_misses=near_misses)
         clean = heeding.clean_probability(self.labelled.corrected_similarity)
         return replace(heeding, labelled=replace(self.labelled, clean_probability=clean))
-
-    def with_siblings(
-        self,
-        labelled_evidence: Sequence[npt.ArrayLike],
-        labelled_agreement: Scores,
-        *,
-        pool_evidence: Sequence[npt.ArrayLike],
-        pool_agreement: Scores,
-        seed: int,
-    ) -> Judge:
-        """Returns this judge with heads that also hear siblings, where it can be learned how.
-
-        Args:
-            labelled_evidence: What `heads` were fitted to.
-            labelled_agreement: [n], with siblings; not a number where there is none.
-            pool_evidence: What set their scale.
-            pool_agreement: Likewise.
-            seed: Of the folds.
-        """
-        have = ~np.isnan(labelled_agreement)
-        matched = self.labelled.matched[have]
-        if min(matched.sum(), (~matched).sum()) < _MIN_WITH_SIBLINGS:
-            return self
-        heads, unbiased = _fit_heads(
-            _joined(labelled_evidence, labelled_agreement, have),
-            matched,
-            pool_evidence=_joined(pool_evidence, pool_agreement, ~np.isnan(pool_agreement)),
-            hears_belief=self.hears_belief,
-            seed=seed,
-        )
-        corrected = self.labelled.corrected_similarity.copy()
-        corrected[have] = unbiased
-        return replace(
-            self,
-            sibling_heads=heads,
-            labelled=replace(
-                self.labelled,
-                corrected_similarity=corrected,
-                clean_probability=self.clean_probability(corrected),
-            ),
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain data that `from_json` restores."""
@@ -209,108 +164,15 @@ class Judges:
         return Judges(Judge.from_json(data["fitted"]), Judge.from_json(data["unseen"]))
 
 
-def fit_judge(
-    labelled_evidence: Sequence[npt.ArrayLike],
-    labelled_similarity: Scores,
-    matched: Bools,
-    *,
-    pool_evidence: Sequence[npt.ArrayLike],
-    hears_belief: bool = False,
-    seed: int,
-    repeats: int = 1,
-    noise: NoiseRate | None = None,
-    noise_rate: float | None = None,
-) -> Judge:
-    """Fits a judge that does not look at siblings.
-
-    Labelled pairs are scored by heads that were fitted without them (cross-validation): heads judge
-    the pairs that they learned from too well, and every estimate that follows would be too rosy.
-
-    Args:
-        labelled_evidence: [n, e] for each network, of labelled pairs.
-        labelled_similarity: [n].
-        matched: [n] bool, at least two of each.
-        pool_evidence: [m, e] for each network, of the pool without what is labelled; it sets the
-            scale of the evidence, but for the belief, whose scale is fixed.
-        hears_belief: Whether the first kind of evidence is how much training believed the pair.
-            Training repeats what it is told: the same evidence says less of a pair that was
-            believed, so that this kind speaks against a match.
-        seed: Of the folds.
-        repeats: How many of the mismatched pairs were made of one trusted pair.
-        noise: The noise rate, where it is known better than from these scores.
-        noise_rate: The noise rate to assume where the judged pairs are not the pool.
-    """
-    heads, corrected = _fit_heads(
-        labelled_evidence,
-        matched,
-        pool_evidence=pool_evidence,
-        hears_belief=hears_belief,
-        seed=seed,
-    )
-    if noise is not None:
-        rate = noise.value
-    elif noise_rate is not None:
-        rate = noise_rate
-    else:
-        passing = float((_mean(heads, pool_evidence) >= CUTOFF).mean())
-        passes = corrected >= CUTOFF
-        rate = float(
-            solve_rate(passing, float(passes[matched].mean()), float(passes[~matched].mean()))
-        )
-    return Judge(
-        heads,
-        (),
-        hears_belief,
-        rate,
-        noise,
-        Labelled(
-            matched,
-            labelled_similarity,
-            corrected,
-            Posterior.by_bayes(rate)(corrected),
-            repeats,
-        ),
-    )
-
-
-def _fit_heads(
-    labelled_evidence: Sequence[npt.ArrayLike],
-    matched: Bools,
-    *,
-    pool_evidence: Sequence[npt.ArrayLike],
-    hears_belief: bool,
-    seed: int,
-) -> tuple[tuple[EvidenceHead, ...], Scores]:
-    """Returns the heads, and the labelled pairs' scores by heads that were fitted without them."""
-    scales = [_scale(pool, hears_belief=hears_belief) for pool in pool_evidence]
-    heads = tuple(
-        EvidenceHead.fit(rows, matched, mean=mean, scale=scale, against=int(hears_belief))
-        for rows, (mean, scale) in zip(labelled_evidence, scales, strict=True)
-    )
-    folds = stratified_folds(matched, np.random.default_rng(seed))
-    unbiased = [
-        out_of_fold(rows, matched, mean=mean, scale=scale, folds=folds, against=int(hears_belief))
-        for rows, (mean, scale) in zip(labelled_evidence, scales, strict=True)
-    ]
-    return heads, np.mean(unbiased, axis=0).astype(np.float32)
-
-
-def _joined(
+def joined(
     evidence: Sequence[npt.ArrayLike], agreement: Scores, rows: Bools
 ) -> list[npt.NDArray[np.float32]]:
+    """Returns the evidence of some pairs for each network, with the agreement of siblings last."""
     return [np.column_stack([np.asarray(of_net)[rows], agreement[rows]]) for of_net in evidence]
 
 
-def _scale(pool: npt.ArrayLike, *, hears_belief: bool) -> tuple[Floats, Floats]:
-    rows = np.asarray(pool, dtype=np.float64)
-    mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-9
-    if hears_belief:
-        # Where nearly all is believed its deviation is near 0, and would make much of a little.
-        mean[0] = scale[0] = 0.5
-    return mean, scale
-
-
-def _mean(heads: Sequence[EvidenceHead], evidence: Sequence[npt.ArrayLike]) -> Scores:
+def mean_score(heads: Sequence[EvidenceHead], evidence: Sequence[npt.ArrayLike]) -> Scores:
+    """Returns the mean of each network's head on its evidence, [n] in (0, 1)."""
     scores = [head(rows) for head, rows in zip(heads, evidence, strict=True)]
     mean: Scores = np.mean(scores, axis=0).astype(np.float32)
     return mean

@@ -1,8 +1,9 @@
-"""The noise rate of the pool, from scores that no pair of it has influenced.
+"""The noise rate of the pool, from the shares of pairs that pass a cut-off.
 
 A share of matched and a share of mismatched pairs pass any cut-off; the share of the pool that
-passes says how the two are mixed (Saerens et al. 2002; Lipton et al. 2018). On the frozen evidence
-every trusted pair can say what these shares are, not only the planted probes [O].
+passes says how the two are mixed (Saerens et al. 2002; Lipton et al. 2018). On the frozen evidence,
+which no pair of the pool has influenced, every trusted pair can say what these shares are. After
+training only the planted probes can, but fewer pairs are on the wrong side; both are heeded [O].
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nccleaner.purify.heads import EvidenceHead, out_of_fold, stratified_folds
+from nccleaner.purify.heads import EvidenceHead, Prior, out_of_fold, stratified_folds
 from nccleaner.purify.shares import Floats, highest_share
 
 # Where a matched and a mismatched pair are equally likely, if there are as many of both.
@@ -57,29 +58,63 @@ class NoiseRate:
         mismatched_passing: Share of mismatched pairs that does.
         trusted: How many trusted pairs there were of the rarer kind; both shares are as uncertain
             as that says.
+        beside: The same by other evidence, of some of the same trusted pairs.
     """
 
     passing: float
     matched_passing: float
     mismatched_passing: float
     trusted: int
+    beside: NoiseRate | None = None
 
     @property
     def value(self) -> float:
-        """The noise rate, in [0, 1]."""
-        return float(solve_rate(self.passing, self.matched_passing, self.mismatched_passing))
+        """The noise rate, in [0, 1]; the mean of both, each as heavy as it is certain."""
+        own = float(solve_rate(self.passing, self.matched_passing, self.mismatched_passing))
+        if self.beside is None:
+            return own
+        return self._weight * own + (1 - self._weight) * self.beside.value
 
     def draws(self, count: int, rng: np.random.Generator) -> Floats:
-        """Draws noise rates from the posterior of both shares under Jeffreys' prior, [count]."""
+        """Draws noise rates from the posterior of both shares under Jeffreys' prior, [count].
+
+        With other evidence beside it they come in order, the lowest with the lowest: as uncertain
+        as if both erred together, as they do where it is the trusted pairs that are unusual.
+        """
         shares = (
             rng.beta(share * self.trusted + 0.5, (1 - share) * self.trusted + 0.5, count)
             for share in (self.matched_passing, self.mismatched_passing)
         )
         rates: Floats = np.asarray(solve_rate(self.passing, *shares))
-        return rates
+        if self.beside is None:
+            return rates
+        others = np.sort(self.beside.draws(count, rng))
+        return self._weight * np.sort(rates) + (1 - self._weight) * others
+
+    @property
+    def _weight(self) -> float:
+        """How much this counts, in [0, 1], where there is other evidence beside it."""
+        assert self.beside is not None
+        own, other = self._variance, self.beside._variance
+        return other / (own + other)
+
+    @property
+    def _variance(self) -> float:
+        """Of the rate, by both shares; never 0, as their posterior means are not 0 or 1."""
+        matched, mismatched = (
+            (share * self.trusted + 0.5) / (self.trusted + 1)
+            for share in (self.matched_passing, self.mismatched_passing)
+        )
+        rate = float(solve_rate(self.passing, matched, mismatched))
+        spread = (1 - rate) ** 2 * matched * (1 - matched)
+        spread += rate**2 * mismatched * (1 - mismatched)
+        return float(spread / (self.trusted + 1) / _apart(matched, mismatched) ** 2)
 
     def highest(self, *, miss: float, times: float = 1.0) -> float:
         """Returns what the noise rate exceeds with a probability of at most `miss`.
+
+        By this evidence alone: exact bounds of two kinds of evidence cannot be joined to a lower
+        one that still holds.
 
         Args:
             miss: In (0, 1).
@@ -94,7 +129,9 @@ class NoiseRate:
     @staticmethod
     def from_json(data: Mapping[str, Any] | None) -> NoiseRate | None:
         """Restores what `asdict` gave."""
-        return None if data is None else NoiseRate(**data)
+        if data is None:
+            return None
+        return NoiseRate(**{**data, "beside": NoiseRate.from_json(data["beside"])})
 
 
 def cross_score(
@@ -113,8 +150,9 @@ def cross_score(
     is_matched = np.arange(len(labelled)) < len(np.asarray(matched))
     mean, scale = evidence.mean(axis=0), evidence.std(axis=0) + 1e-9
     folds = stratified_folds(is_matched, np.random.default_rng(seed))
-    scores = out_of_fold(labelled, is_matched, mean=mean, scale=scale, folds=folds)
-    head = EvidenceHead.fit(labelled, is_matched, mean=mean, scale=scale)
+    prior = Prior.equal(evidence.shape[1])
+    scores = out_of_fold(labelled, is_matched, mean=mean, scale=scale, folds=folds, prior=prior)
+    head = EvidenceHead.fit(labelled, is_matched, mean=mean, scale=scale, prior=prior)
     return CrossScored(head(evidence), scores[is_matched], scores[~is_matched])
 
 
@@ -122,7 +160,8 @@ def estimate_noise_rate(scores: CrossScored) -> NoiseRate:
     """Estimates the noise rate of the pool.
 
     Args:
-        scores: By evidence of a kind that no pair of the pool has influenced.
+        scores: Of labelled pairs that stand where the pool's pairs stand, by heads that did not
+            learn from them.
     """
     passing, matched, mismatched = (float((part >= CUTOFF).mean()) for part in scores)
     least = min(len(scores.matched), len(scores.mismatched))
@@ -156,7 +195,11 @@ def solve_rate(
         matched: Share of the matched pairs that does; one, or [draws].
         mismatched: Share of the mismatched pairs that does, likewise.
     """
-    # Scores that tell nothing apart say nothing: the bound keeps the quotient finite.
-    apart = np.maximum(np.asarray(matched) - mismatched, 1e-3)
-    rate: Floats = np.clip((matched - passing) / apart, 0, 1)
+    rate: Floats = np.clip((matched - passing) / _apart(matched, mismatched), 0, 1)
     return rate
+
+
+def _apart(matched: float | Floats, mismatched: float | Floats) -> Floats:
+    """Scores that tell nothing apart say nothing: the bound keeps quotients finite."""
+    apart: Floats = np.maximum(np.asarray(matched) - mismatched, 1e-3)
+    return apart

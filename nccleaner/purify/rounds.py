@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nccleaner.purify.heads import EvidenceHead
+from nccleaner.purify.heads import EvidenceHead, Prior
 from nccleaner.purify.mixture import BetaMixture, histogram, log_ratio, refit
 
 Scores = npt.NDArray[np.float32]
@@ -57,7 +57,11 @@ def first_belief(
     labelled = np.concatenate([np.asarray(matched), np.asarray(mismatched)])
     is_matched = np.arange(len(labelled)) < len(np.asarray(matched))
     head = EvidenceHead.fit(
-        labelled, is_matched, mean=evidence.mean(axis=0), scale=evidence.std(axis=0) + 1e-9
+        labelled,
+        is_matched,
+        mean=evidence.mean(axis=0),
+        scale=evidence.std(axis=0) + 1e-9,
+        prior=Prior.equal(evidence.shape[1]),
     )
     scores = head(evidence)
     mixture = fit(

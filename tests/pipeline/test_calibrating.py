@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from families import HELD_OUT, PROBES, RATE, make_family
-from handmade import small, train
+from handmade import Listener, small, train
 from sklearn.metrics import roc_auc_score
 
 from nccleaner.pipeline import calibrating as module
 from nccleaner.pipeline.calibrating import calibrate
 from nccleaner.pipeline.device import DeviceTables
+from nccleaner.pipeline.fitting import Trained, judge_scorer
 from nccleaner.pipeline.labelled import EXCHANGES
 from nccleaner.purify.evidence import Scored
 from nccleaner.purify.near_misses import NearMisses, View
@@ -131,7 +132,9 @@ def test_where_the_pool_holds_near_misses_judges_that_hear_contrast_alone_heed_i
     assert len(looked) == 1
 
 
-def test_pairs_labelled_0_stand_alone_where_they_are_harder_to_tell_than_exchanged_ones(heard):
+def test_pairs_labelled_0_stand_alone_where_they_are_harder_to_tell_than_exchanged_ones(
+    heard, monkeypatch
+):
     scorer, data, _, belief = heard
     tables = data.tables
     looks_matched = np.flatnonzero(tables.probe_matched)[:30]
@@ -142,6 +145,17 @@ def test_pairs_labelled_0_stand_alone_where_they_are_harder_to_tell_than_exchang
     judges = calibrate(scorer, unlike, CONFIG, belief=belief, on_judge=lambda: None)
 
     np.testing.assert_array_equal(judges.fitted.labelled.matched, told[~tables.probe_exchanged])
+    monkeypatch.setattr(scorer, "judges", scorer.judges)  # what comes now is undone
+    notes = []
+    for labels in (unlike.tables, tables):
+        hears = Listener()
+        trained = Trained(
+            scorer, [torch.from_numpy(belief)], epochs=2, best_epoch=1, held_out_auroc=0.9
+        )
+        judge_scorer(trained, labels, config=CONFIG, device="cpu", reporter=hears)
+        notes.append(hears.notes)
+    assert [len(said) for said in notes] == [1, 0]
+    assert "The 30 planted pairs that are labelled 0 are harder to tell" in notes[0][0]
     assert judges.fitted.noise.mismatched_passing > 0.5
     assert judges.unseen.labelled.repeats == EXCHANGES  # nothing is labelled 0 there
 

@@ -9,7 +9,9 @@ import pytest
 
 from nccleaner.purify.by_trusted import ByTrusted, Standing
 from nccleaner.purify.decide import Cuts, Grid, Known, ScoreCounts
-from nccleaner.purify.judge import Judge, Labelled, fit_judge
+from nccleaner.purify.fit_judge import fit_judge
+from nccleaner.purify.heads import Prior
+from nccleaner.purify.judge import Judge, Labelled
 from nccleaner.purify.near_misses import NearMisses
 from nccleaner.purify.noise import CUTOFF, NoiseRate
 from nccleaner.purify.posterior import Posterior
@@ -41,6 +43,7 @@ def standing_of(rate, *, seed, count=2000, labelled=120, evidence=one_evidence, 
         np.zeros(labelled, np.float32),
         matched,
         pool_evidence=[pool],
+        priors=[Prior.equal(pool.shape[1])],
         seed=seed,
         noise=noise,
     )
@@ -105,13 +108,15 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(evidence):
 
 def test_a_noise_rate_that_is_known_is_what_the_price_rests_on():
     known = NoiseRate(passing=0.7, matched_passing=0.9, mismatched_passing=0.1, trusted=400)
-    standing, scores, _ = standing_of(0.5, seed=3, noise=known)
+    standing, scores, _ = standing_of(0.5, seed=3)
+    for noise in (known, replace(known, beside=NoiseRate(0.6, 0.95, 0.05, 100))):
+        judge = replace(standing.judge, noise=noise)
 
-    before = price(CUT_OFF, standing, scores).before
+        before = price(CUT_OFF, standing._replace(judge=judge), scores).before
 
-    assert before.value == pytest.approx(known.value)
-    by_draws = np.quantile(known.draws(20_000, np.random.default_rng(1)), [0.025, 0.975])
-    assert (before.low, before.high) == pytest.approx(tuple(by_draws), abs=0.01)
+        assert before.value == pytest.approx(noise.value)
+        by_draws = np.quantile(noise.draws(20_000, np.random.default_rng(1)), [0.025, 0.975])
+        assert (before.low, before.high) == pytest.approx(tuple(by_draws), abs=0.01)
 
 
 @pytest.mark.parametrize("noise", [None, NoiseRate(0.6, 0.9, 0.2, 120)])

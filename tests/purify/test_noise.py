@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 
@@ -87,3 +90,59 @@ def test_labelled_pairs_that_no_mixture_of_is_like_the_others_bound_nothing(pass
     good, bad = Passed(90, 100), Passed(20, 100)
 
     assert highest_rate(passing, good, bad, miss=0.05) == 1
+
+
+def views(rng, *, rate=0.4, trusted=(450, 150), pool=5000):
+    """The noise rate by two kinds of evidence, the second less often wrong; trusted pairs drawn."""
+    made = []
+    for (matched, mismatched), count in zip(((0.9, 0.12), (0.95, 0.08)), trusted, strict=True):
+        passing = rng.binomial(pool, (1 - rate) * matched + rate * mismatched) / pool
+        shares = (rng.binomial(count, share) / count for share in (matched, mismatched))
+        made.append(NoiseRate(passing, *shares, count))
+    return made
+
+
+def test_two_kinds_of_evidence_are_nearer_than_either():
+    rng = np.random.default_rng(0)
+    drawn = [views(rng) for _ in range(400)]
+    both = [replace(own, beside=other) for own, other in drawn]
+
+    errors = [
+        np.sqrt(np.mean([(noise.value - 0.4) ** 2 for noise in column]))
+        for column in (both, *zip(*drawn, strict=True))
+    ]
+
+    assert errors[0] < 0.9 * min(errors[1:])
+
+
+def test_intervals_of_both_hold_the_rate_as_often_as_said_or_more():
+    rng = np.random.default_rng(1)
+    held = []
+    for _ in range(300):
+        own, other = views(rng)
+        low, high = np.quantile(replace(own, beside=other).draws(500, rng), [0.05, 0.95])
+        held.append(low <= 0.4 <= high)
+
+    assert np.mean(held) > 0.9
+
+
+def test_evidence_that_tells_nothing_apart_does_not_count_beside_other():
+    own, _ = views(np.random.default_rng(2))
+    nothing = NoiseRate(passing=0.5, matched_passing=0.5, mismatched_passing=0.5, trusted=5000)
+
+    assert replace(own, beside=nothing).value == pytest.approx(own.value, abs=1e-3)
+    assert replace(nothing, beside=own).value == pytest.approx(own.value, abs=1e-3)
+
+
+def test_a_bound_is_of_the_first_kind_of_evidence_alone():
+    own, other = views(np.random.default_rng(3))
+
+    assert replace(own, beside=other).highest(miss=0.05) == own.highest(miss=0.05)
+
+
+def test_json_restores_both():
+    own, other = views(np.random.default_rng(4))
+    for noise in (None, own, replace(own, beside=other)):
+        data = None if noise is None else json.loads(json.dumps(asdict(noise)))
+
+        assert NoiseRate.from_json(data) == noise

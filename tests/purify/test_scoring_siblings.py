@@ -6,7 +6,9 @@ import torch
 from networks import rows
 from scorers import COUNT, IDENTITIES, alone, believed, gather
 
-from nccleaner.purify.judge import Judges, fit_judge
+from nccleaner.purify.fit_judge import fit_judge, with_siblings
+from nccleaner.purify.heads import Prior
+from nccleaner.purify.judge import Judges
 from nccleaner.purify.scoring import Scorer
 from nccleaner.purify.siblings import Siblings
 from nccleaner.train.pairs import Features
@@ -29,12 +31,25 @@ def family(scorer, features):
     hearing.find_alternatives(given, pairs, identities=IDENTITIES, seed=0)
     evidence = gather(hearing, given, pairs)
     known = evidence.of_rows(slice(None))
+    priors = [Prior(evidence.proportions())] * 2
     judge = fit_judge(
-        known, evidence.similarity, ~moved.numpy(), pool_evidence=known, seed=0, noise_rate=0.25
+        known,
+        evidence.similarity,
+        ~moved.numpy(),
+        pool_evidence=known,
+        priors=priors,
+        seed=0,
+        noise_rate=0.25,
     )
     agreement = evidence.siblings.agreement(np.ones(COUNT))
-    fitted = judge.with_siblings(
-        known, agreement, pool_evidence=known, pool_agreement=agreement, seed=0
+    fitted = with_siblings(
+        judge,
+        known,
+        agreement,
+        pool_evidence=known,
+        pool_agreement=agreement,
+        priors=priors,
+        seed=0,
     )
     assert fitted.sibling_heads
     hearing.judges = Judges(fitted, judge)
