@@ -26,7 +26,7 @@ _PULL = 1.0
 _PULL_BELIEF = 2.0
 # Keeps weights finite where pairs are told apart without error.
 _PULL_TO_NOTHING = 0.05
-# A mean belief near 0 is not divided by.
+# Pairs that are hardly believed do not show what belief does.
 _LITTLE_BELIEF = 0.1
 
 
@@ -72,7 +72,9 @@ def measure_echo(told: npt.ArrayLike, belief: npt.ArrayLike, untold: npt.ArrayLi
     seen, unseen = (np.asarray(rows, dtype=np.float64) for rows in (told, untold))
     if not len(seen) or not len(unseen):
         return np.zeros(seen.shape[1])
-    believed = max(float(np.asarray(belief, dtype=np.float64).mean()), _LITTLE_BELIEF)
+    believed = float(np.asarray(belief, dtype=np.float64).mean())
+    if believed < _LITTLE_BELIEF:
+        return np.zeros(seen.shape[1])
     echo: Floats = np.maximum(seen.mean(axis=0) - unseen.mean(axis=0), 0) / believed
     return echo
 

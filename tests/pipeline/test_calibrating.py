@@ -18,6 +18,7 @@ from nccleaner.pipeline.device import DeviceTables
 from nccleaner.pipeline.fitting import Trained, judge_scorer
 from nccleaner.pipeline.labelled import EXCHANGES
 from nccleaner.purify.evidence import Scored
+from nccleaner.purify.fit_judge import fit_judge
 from nccleaner.purify.near_misses import NearMisses, View
 from nccleaner.purify.posterior import Posterior
 from nccleaner.purify.scoring import Scorer
@@ -158,6 +159,39 @@ def test_pairs_labelled_0_stand_alone_where_they_are_harder_to_tell_than_exchang
     assert "The 30 planted pairs that are labelled 0 are harder to tell" in notes[0][0]
     assert judges.fitted.noise.mismatched_passing > 0.5
     assert judges.unseen.labelled.repeats == EXCHANGES  # nothing is labelled 0 there
+
+
+def test_the_judge_of_the_pool_learns_from_held_out_pairs_that_nobody_believed(heard, monkeypatch):
+    scorer, data, _, belief = heard
+    asked = []
+
+    def note(evidence, similarity, matched, **how):
+        asked.append((evidence, matched, how))
+        return fit_judge(evidence, similarity, matched, **how)
+
+    monkeypatch.setattr(module, "fit_judge", note)
+    calibrate(scorer, data, CONFIG, belief=belief, on_judge=lambda: None)
+
+    (probes, matched, how), (held_out, held_out_matched, _) = asked[:2]
+    np.testing.assert_array_equal(how["outside"].matched, held_out_matched)
+    for planted, others, outside, prior in zip(
+        probes, held_out, how["outside"].evidence, how["priors"], strict=True
+    ):
+        assert (outside[:, 0] == 0).all()
+        np.testing.assert_array_equal(outside[:, 1:], others)
+        higher = planted[matched, 1:].mean(axis=0) - others[held_out_matched].mean(axis=0)
+        assert higher.max() > 0
+        np.testing.assert_allclose(
+            prior.echo, np.maximum(higher, 0) / planted[matched, 0].mean(), rtol=1e-3
+        )
+
+    asked.clear()
+    told = data.tables.probe_matched.copy()
+    told[np.flatnonzero(told)[:30]] = False  # look matched, and are labelled 0
+    unlike = replace(data, tables=replace(data.tables, probe_matched=told))
+    calibrate(scorer, unlike, CONFIG, belief=belief, on_judge=lambda: None)
+    assert asked[0][2]["outside"] is not None
+    assert asked[2][2]["outside"] is None  # exchanged ones say nothing of the pool any more
 
 
 @pytest.mark.parametrize(("count", "repeats"), [(9, EXCHANGES), (10, 1)])
