@@ -51,6 +51,9 @@ function filterRows() {
 
 form.addEventListener("input", filterRows);
 form.addEventListener("submit", (event) => event.preventDefault());
-form.addEventListener("reset", () => setTimeout(filterRows));
+document.getElementById("all").addEventListener("click", () => {
+  form.reset();
+  filterRows();
+});
 form.hidden = false;
 filterRows();
