@@ -76,9 +76,10 @@ class ByTrusted:
 
         Intervals come from the labelled pairs, which limit what can be known: in every draw the
         shares of matched and of mismatched pairs that pass are drawn from their posterior under
-        Jeffreys' prior. The noise rate is drawn likewise, by the judge's own estimate of it or,
-        without one, as what makes those shares agree with the share of all pairs that pass. Where
-        there are near misses only the noise rate is drawn, by the matched pairs and the pool.
+        Jeffreys' prior. The noise rate is what makes those shares agree with the share of all pairs
+        that pass; where the judge has other evidence of it, that is drawn likewise and counts as
+        in its value. Where there are near misses only the noise rate is drawn, by the matched pairs
+        and the pool.
         """
         rng = np.random.default_rng(self._seed)
         mismatched = np.zeros(1 + _DRAWS)
@@ -175,10 +176,13 @@ class ByTrusted:
         bad = np.column_stack([passes, self._reach(standing, cuts)])[~labelled.matched]
         good_shares = _draw_shares(good, 1, rng)[:, 0]
         bad_shares = _draw_shares(bad, standing.judge.labelled.repeats, rng)
-        if noise:
-            rates = np.append(noise.value, noise.draws(_DRAWS, rng))
-        else:
-            rates = np.asarray(solve_rate(standing.passing, good_shares, bad_shares[:, 0]))
+        # What rests on the same scores of the labelled pairs is drawn with them.
+        own = None if noise is None or standing.judge.sibling_heads else noise.beside
+        passing = standing.passing if own is None else own.passing
+        rates = np.asarray(solve_rate(passing, good_shares, bad_shares[:, 0]))
+        if noise is not None:
+            beside = None if own is None else rates[1:]
+            rates = np.append(noise.value, noise.draws(_DRAWS, rng, beside=beside))
         return rates, bad_shares[:, 1:]
 
 

@@ -176,10 +176,8 @@ class CanonicalView:
     def tensors(self) -> dict[str, Tensor]:
         """Returns what `from_tensors` needs, for a file."""
         return {
-            "image_mean": self.of_images.mean,
-            "image_scale": self.of_images.scale,
-            "text_mean": self.of_texts.mean,
-            "text_scale": self.of_texts.scale,
+            **self.of_images.tensors("image"),
+            **self.of_texts.tensors("text"),
             "of_images": self.map.of_images,
             "of_texts": self.map.of_texts,
         }
@@ -188,8 +186,8 @@ class CanonicalView:
     def from_tensors(tensors: dict[str, Tensor]) -> CanonicalView:
         """Restores what `tensors` gave."""
         return CanonicalView(
-            Standardiser(tensors["image_mean"], tensors["image_scale"]),
-            Standardiser(tensors["text_mean"], tensors["text_scale"]),
+            Standardiser.from_tensors("image", tensors),
+            Standardiser.from_tensors("text", tensors),
             CanonicalMap(tensors["of_images"], tensors["of_texts"]),
         )
 

@@ -87,7 +87,7 @@ class ScoreCounts:
         return int(self._counts.sum())
 
     def cutoffs(self, shares: Sequence[float]) -> Floats:
-        """Returns cut-offs that keep about these shares of what was counted, each in (0, 1].
+        """Returns cut-offs that keep about these shares of what was counted, each in [0, 1].
 
         They lie between bins, so that `at_least` is exact for them; equal scores are kept or
         dropped together.

@@ -159,10 +159,8 @@ class FrozenEvidence:
     def tensors(self) -> dict[str, Tensor]:
         """Returns what `from_tensors` needs, for a file."""
         return {
-            "image_mean": self.of_images.mean,
-            "image_scale": self.of_images.scale,
-            "text_mean": self.of_texts.mean,
-            "text_scale": self.of_texts.scale,
+            **self.of_images.tensors("image"),
+            **self.of_texts.tensors("text"),
             "canonical_of_images": self.canonical.of_images,
             "canonical_of_texts": self.canonical.of_texts,
             "components_of_images": self.references.of_images,
@@ -183,8 +181,8 @@ class FrozenEvidence:
     def from_tensors(tensors: dict[str, Tensor]) -> FrozenEvidence:
         """Restores what `tensors` gave."""
         return FrozenEvidence(
-            Standardiser(tensors["image_mean"], tensors["image_scale"]),
-            Standardiser(tensors["text_mean"], tensors["text_scale"]),
+            Standardiser.from_tensors("image", tensors),
+            Standardiser.from_tensors("text", tensors),
             CanonicalMap(tensors["canonical_of_images"], tensors["canonical_of_texts"]),
             References(
                 tensors["components_of_images"],

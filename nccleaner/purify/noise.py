@@ -75,11 +75,20 @@ class NoiseRate:
             return own
         return self._weight * own + (1 - self._weight) * self.beside.value
 
-    def draws(self, count: int, rng: np.random.Generator) -> Floats:
+    def draws(
+        self, count: int, rng: np.random.Generator, *, beside: Floats | None = None
+    ) -> Floats:
         """Draws noise rates from the posterior of both shares under Jeffreys' prior, [count].
 
-        With other evidence beside it they come in order, the lowest with the lowest: as uncertain
-        as if both erred together, as they do where it is the trusted pairs that are unusual.
+        With other evidence beside it they are spread as if the lowest came with the lowest: as
+        uncertain as if both erred together, as they do where it is the trusted pairs that are
+        unusual.
+
+        Args:
+            count: How many.
+            rng: Source of randomness.
+            beside: [count], draws by the other evidence, each of which is heard in the rate of the
+                same place; None: drawn here.
         """
         shares = (
             rng.beta(share * self.trusted + 0.5, (1 - share) * self.trusted + 0.5, count)
@@ -88,8 +97,13 @@ class NoiseRate:
         rates: Floats = np.asarray(solve_rate(self.passing, *shares))
         if self.beside is None:
             return rates
-        others = np.sort(self.beside.draws(count, rng))
-        return self._weight * np.sort(rates) + (1 - self._weight) * others
+        others = self.beside.draws(count, rng) if beside is None else beside
+        ranks = self._mean(rates, others).argsort().argsort()
+        return self._mean(np.sort(rates), np.sort(others))[ranks]
+
+    def _mean(self, own: Floats, others: Floats) -> Floats:
+        """Means of rates by this evidence and by the other, each as heavy as it is certain."""
+        return self._weight * own + (1 - self._weight) * others
 
     @property
     def _weight(self) -> float:

@@ -31,6 +31,15 @@ class Standardiser:
         """Standardises rows."""
         return (features - self.mean).div_(self.scale)
 
+    def tensors(self, kind: str) -> dict[str, Tensor]:
+        """Returns what `from_tensors` needs, for a file, by names that begin with `kind`."""
+        return {f"{kind}_mean": self.mean, f"{kind}_scale": self.scale}
+
+    @staticmethod
+    def from_tensors(kind: str, tensors: dict[str, Tensor]) -> Standardiser:
+        """Restores what `tensors` gave for `kind`."""
+        return Standardiser(tensors[f"{kind}_mean"], tensors[f"{kind}_scale"])
+
 
 @dataclass(frozen=True)
 class Standardised:

@@ -91,32 +91,57 @@ def test_a_price_is_near_the_truth_and_inside_its_interval(pool):
     assert price(CUT_OFF, *pool[:2]) == cost
 
 
+def frozen_noise(rate, *, seed, trusted=60, pool=2000):
+    """The noise rate by evidence of its own."""
+    rng = np.random.default_rng(10_000 + seed)
+    matched, mismatched = 0.9, 0.12
+    passing = rng.binomial(pool, (1 - rate) * matched + rate * mismatched) / pool
+    shares = (rng.binomial(trusted, share) / trusted for share in (matched, mismatched))
+    return NoiseRate(passing, *shares, trusted)
+
+
+@pytest.mark.parametrize("noise", [lambda rate, seed: None, frozen_noise])
 @pytest.mark.parametrize("evidence", [one_evidence, normal_evidence])
-def test_intervals_cover_the_truth_about_as_often_as_they_say(evidence):
+def test_intervals_cover_the_truth_about_as_often_as_they_say(evidence, noise):
     count = 100
     covered = np.zeros(3)
     for seed in range(count):
         rate = 0.1 + 0.5 * seed / count
-        standing, scores, truth = standing_of(rate, seed=seed, evidence=evidence)
+        standing, scores, truth = standing_of(
+            rate, seed=seed, evidence=evidence, noise=noise(rate, seed=seed)
+        )
         facts = truth_at(CUT_OFF, scores, truth)
         for part, interval in enumerate(price(CUT_OFF, standing, scores)):
             covered[part] += interval.low <= facts[part] <= interval.high
 
-    # Measured are 92 to 97 % of 200; fewer than 85 of 100 would be rare.
+    # Measured are 92 to 99 % of 200; fewer than 85 of 100 would be rare.
     assert (covered >= 85).all(), covered / count
 
 
 def test_a_noise_rate_that_is_known_is_what_the_price_rests_on():
     known = NoiseRate(passing=0.7, matched_passing=0.9, mismatched_passing=0.1, trusted=400)
-    standing, scores, _ = standing_of(0.5, seed=3)
-    for noise in (known, replace(known, beside=NoiseRate(0.6, 0.95, 0.05, 100))):
-        judge = replace(standing.judge, noise=noise)
+    judged, scores, _ = standing_of(0.5, seed=3, noise=known)
+    for noise in (known, judged.judge.noise):
+        judge = replace(judged.judge, noise=noise)
 
-        before = price(CUT_OFF, standing._replace(judge=judge), scores).before
+        before = price(CUT_OFF, judged._replace(judge=judge), scores).before
 
         assert before.value == pytest.approx(noise.value)
         by_draws = np.quantile(noise.draws(20_000, np.random.default_rng(1)), [0.025, 0.975])
         assert (before.low, before.high) == pytest.approx(tuple(by_draws), abs=0.01)
+
+
+def test_mismatched_pairs_that_pass_are_drawn_with_the_rate_that_they_say():
+    """Drawn apart, their product would seem more certain than it is."""
+    standing, scores, _ = standing_of(0.5, seed=3, noise=frozen_noise(0.5, seed=3))
+    unheard = replace(standing.judge.noise, trusted=1)  # beside what the labelled pairs say
+
+    by_both, by_labelled = (
+        price(CUT_OFF, standing._replace(judge=replace(standing.judge, noise=noise)), scores).after
+        for noise in (unheard, None)
+    )
+
+    assert by_both.high - by_both.low > 0.95 * (by_labelled.high - by_labelled.low)
 
 
 @pytest.mark.parametrize("noise", [None, NoiseRate(0.6, 0.9, 0.2, 120)])

@@ -162,21 +162,21 @@ def test_little_is_made_of_a_belief_that_hardly_differs():
     )
 
 
-def test_labelled_pairs_are_scored_by_heads_that_did_not_learn_from_them():
-    labels = np.arange(40) % 2 == 0
+def learned_by_heart(count):
+    """A judge of evidence that says nothing, the evidence and the labels."""
+    labels = np.arange(count) % 2 == 0
     rng = np.random.default_rng(0)
-    nothing = [rng.normal(size=(40, 8)) for _ in range(2)]  # no kind of evidence says anything
-    judge = fit_judge(
-        nothing,
-        np.zeros(40, np.float32),
-        labels,
-        pool_evidence=nothing,
-        priors=NO_EVIDENCE,
-        seed=0,
-    )
+    nothing = [rng.normal(size=(count, 8)) for _ in range(2)]
+    none = np.zeros(count, np.float32)
+    judge = fit_judge(nothing, none, labels, pool_evidence=nothing, priors=NO_EVIDENCE, seed=0)
+    return judge, nothing, labels
+
+
+def test_labelled_pairs_are_scored_by_heads_that_did_not_learn_from_them():
+    judge, nothing, labels = learned_by_heart(40)
 
     seen = roc_auc_score(labels, judge.corrected_similarity(nothing))
-    assert seen > 0.55  # what the heads learned by heart
+    assert seen > 0.55
     assert roc_auc_score(labels, judge.labelled.corrected_similarity) < seen - 0.1
 
 
@@ -189,18 +189,8 @@ def test_two_pairs_of_each_label_are_enough(labelled):
 
 
 def test_labelled_pairs_with_siblings_are_scored_by_heads_that_did_not_learn_from_them():
-    labels = np.arange(60) % 2 == 0
-    rng = np.random.default_rng(0)
-    nothing = [rng.normal(size=(60, 8)) for _ in range(2)]
-    said = rng.normal(size=60).astype(np.float32)
-    judge = fit_judge(
-        nothing,
-        np.zeros(60, np.float32),
-        labels,
-        pool_evidence=nothing,
-        priors=NO_EVIDENCE,
-        seed=0,
-    )
+    judge, nothing, labels = learned_by_heart(60)
+    said = np.random.default_rng(1).normal(size=60).astype(np.float32)
 
     hearing = with_siblings(
         judge, nothing, said, pool_evidence=nothing, pool_agreement=said, priors=NO_EVIDENCE, seed=0
