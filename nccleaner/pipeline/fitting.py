@@ -119,9 +119,11 @@ def train_scorer(
             look = look_before_training(data.at_features(), config, fit, lambda: advance(1))
             frozen, belief = look.frozen.to(data.device), look.belief
             siblings = look.siblings
+        mixture = belief.mixture
+        alone = f" by the trusted pairs alone, as {mixture.fallback}" if mixture.fallback else ""
         reporter.note(
-            f"Before training, the frozen features find {belief.mixture.noise_rate:.0%} of the "
-            "pool mismatched."
+            f"Before training, the frozen features find {mixture.noise_rate:.0%} of the pool "
+            f"mismatched{alone}."
         )
     if processes.world.size > 1:
         processes.share(_Task(config, tables.without_files(folder), belief, snapshots.resumed))

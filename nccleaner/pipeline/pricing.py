@@ -12,13 +12,13 @@ from nccleaner.output.summary import Choice, Estimate, Promise, Share
 from nccleaner.pipeline.score import Scoring
 from nccleaner.pipeline.tally import Tally
 from nccleaner.purify.decide import Counts, Cuts, Known, ScoreCounts, cut_at
+from nccleaner.purify.judge import Judges
 from nccleaner.purify.promise import Refusal, Witness, promise_precision
 from nccleaner.purify.shares import LEVEL, Interval
 
 _CHOICES = tuple(tenth / 10 for tenth in range(1, 11))
 _FROM_TRUSTED = (
-    "trusted pairs, and mismatched ones made of them or labelled 0: the frozen evidence of all of "
-    "them and the scores of planted ones for the noise rate, planted probes and held-out pairs for "
+    "trusted pairs, and mismatched ones made of them or labelled 0: {} for the noise rate, {} for "
     "the cut-off; assumes that trusted pairs are like the good pairs of the shards, and the others "
     "like the mismatched ones"
 )
@@ -91,7 +91,7 @@ class Evidence:
             seed=description.config.seed,
         )
         near_misses = trusted.holds_near_misses()
-        source, doubt = _FROM_TRUSTED, ""
+        source, doubt = _from_trusted(tally, scoring.judges), ""
         if near_misses:
             source, doubt = _FROM_POOL, f"Take the estimates with care: {_NEAR_MISSES}"
         elif trusted.is_contradicted():
@@ -106,6 +106,16 @@ class Evidence:
             doubt,
             promises=not near_misses,
         )
+
+    def keeping(self, fraction: float) -> float:
+        """Returns the cut-off that keeps about this share of all pairs, in (0, 1].
+
+        Pairs labelled 1 are kept whatever their scores: they count first.
+        """
+        counts = sum(self.unlabelled[1:], self.unlabelled[0])
+        wanted = fraction * (counts.total + sum(self.known)) - self.known.matched
+        share = min(max(wanted / max(counts.total, 1), 0.0), 1.0)
+        return float(counts.cutoffs([share])[0])
 
     def promise(self, target: float) -> tuple[float, Promise]:
         """Returns the lowest cut-off that keeps a precision, and what it keeps to.
@@ -171,3 +181,13 @@ def opposite(estimate: Estimate | None) -> Estimate | None:
         return None
     share = Interval(estimate.value, estimate.low, estimate.high).complement()
     return Estimate(*share, estimate.level, estimate.source)
+
+
+def _from_trusted(tally: Tally, judges: Judges) -> str:
+    """Says which trusted pairs speak for the pairs that are there."""
+    fitted, unseen = (counts.total > 0 for counts in tally.unlabelled)
+    scored = " and ".join(["planted"] * fitted + ["held-out"] * unseen) + " ones"
+    rate = f"the scores of {scored}"
+    if fitted and judges.fitted.noise is not None:
+        rate = f"the frozen evidence of all of them and {rate}"
+    return _FROM_TRUSTED.format(rate, scored)

@@ -62,7 +62,8 @@ def purge(
         run: A run directory with a finished fit.
         threshold: Keep the pairs whose score is at least this.
         by: The score that the cut-off is on; None: `corrected_similarity`.
-        keep_fraction: Keep this share of the pairs, in (0, 1], those with the highest scores.
+        keep_fraction: Keep this share of the pairs, in (0, 1]: those labelled 1, which are kept in
+            any case, and of the others those with the highest scores.
         target_precision: Keep as many pairs as can be while, with a probability of 0.95, at least
             this share of the kept is matched; in (0, 1).
         sample: Labels, 0 and 1, of pairs drawn at random from the shards, in the form of the
@@ -123,8 +124,13 @@ def purge(
             elif threshold is not None:
                 decision = Decision(by, threshold, "threshold")
             elif keep_fraction is not None:
-                cutoff = float(tally.everything.cutoffs([keep_fraction])[0])
-                decision = Decision(by, cutoff, "keep_fraction")
+                decision = Decision(by, evidence.keeping(keep_fraction), "keep_fraction")
+                labelled = evidence.known.matched
+                if labelled > keep_fraction * tally.everything.total:
+                    reporter.note(
+                        f"The {labelled:,} pairs that are labelled 1 are more than the share that "
+                        "was asked for, and kept in any case."
+                    )
             else:
                 decision = meta_prior_decision()
             division = Division(

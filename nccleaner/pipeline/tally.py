@@ -26,7 +26,7 @@ from nccleaner.records import OK
 
 Bools = npt.NDArray[np.bool_]
 
-STANDINGS = (True, False)  # whether the networks were trained on a pair
+STANDINGS = (True, False)  # whether a pair was in the training pool
 
 
 class PairScores(NamedTuple):
@@ -36,7 +36,7 @@ class PairScores(NamedTuple):
         values: [n], the score that is cut.
         clean_probability: [n].
         passes: [n], whether the corrected similarity reaches the cut-off of the noise rate.
-        fitted: [n], whether the networks were trained on the pair.
+        fitted: [n], whether the pair was in the training pool.
         verdicts: About the n pairs.
     """
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from handmade import Listener
 from runreading import read_keys, untrusted_scores
 
 import nccleaner
@@ -36,14 +35,29 @@ def test_without_a_rule_the_clean_probability_decides(run):
     assert summary.cut_off.rule == "meta_prior"
 
 
-@pytest.mark.parametrize("fraction", [0.25, 0.6, 1.0])
-def test_a_fraction_of_all_pairs_passes_the_cut_off(run, fraction):
+@pytest.mark.parametrize("fraction", [0.5, 0.6])
+def test_a_fraction_of_all_pairs_is_kept(run, fraction, clipart):
     summary = nccleaner.purge(run, keep_fraction=fraction).summary
 
-    scores = pa.concat_tables(pq.read_table(path) for path in (run / "scores").glob("*.parquet"))
-    passing = (scores["corrected_similarity"].to_numpy() >= summary.cut_off.value).sum()
-    assert abs(passing - fraction * len(scores)) <= 1
+    scores = untrusted_scores(run, "corrected_similarity")
+    passing = sum(score >= summary.cut_off.value for score in scores.values())
+    assert summary.kept == passing + len(clipart.trusted)
+    assert abs(summary.kept - fraction * 240) <= 1
     assert summary.cut_off.rule == "keep_fraction"
+
+
+def test_of_all_pairs_those_labelled_0_are_not_kept(run):
+    assert nccleaner.purge(run, keep_fraction=1.0).summary.kept == 240 - 6
+
+
+def test_trusted_pairs_are_kept_whatever_the_fraction(run, clipart):
+    reporter = Listener()
+
+    summary = nccleaner.purge(run, keep_fraction=0.01, reporter=reporter).summary
+
+    assert read_keys(run / "clean" / "manifest") == set(clipart.trusted)
+    assert summary.kept == len(clipart.trusted)
+    assert any("labelled 1 are more than" in note for note in reporter.notes)
 
 
 @pytest.mark.parametrize("by", ["corrected_similarity", "clean_probability", "similarity"])

@@ -58,6 +58,8 @@ def test_other_shards_have_a_folder_of_their_own(run, others, tmp_path, clipart)
     scores = pq.read_table(output / "scores" / "00000.parquet")
     assert not any(scores["fitted"].to_pylist())
     assert purged.summary.samples == 33
+    source = purged.summary.mismatched_before.source
+    assert "the scores of held-out ones for the noise rate, held-out ones for" in source
     assert purged.summary.dropped["empty_caption"] == 3
     # Nobody labelled pairs of these shards: keys that are trusted elsewhere mean nothing here.
     assert abs(purged.summary.kept - 15) <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from handmade import EPOCHS, TABLES, Listener, small, train
 from safetensors.torch import load_file
 
 from nccleaner.pipeline.training import training_precision
+from nccleaner.train.pairs import Pairs, TrustedPairs
 
 
 def lines_of(run: Path, kind: str) -> list[dict]:
@@ -54,6 +56,23 @@ def test_more_epochs_than_were_asked_for_are_explained(tmp_path, min_steps):
         train(tmp_path, listener, config=small(train={"epochs": 3, "min_steps": min_steps}))
     explained = [note for note in listener.notes if "instead of 3: train.min_steps" in note]
     assert len(explained) == (min_steps > 0)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_first_belief_that_rests_on_the_trusted_pairs_alone_says_so(tmp_path, right):
+    class Hasty(Listener):
+        def _advance(self, count):
+            raise KeyboardInterrupt
+
+    matched, mismatched = TABLES.meta
+    texts = matched.text_rows if right else matched.text_rows.roll(1)
+    meta = TrustedPairs(Pairs(matched.image_rows, texts), mismatched)
+    listener = Hasty()
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, listener, tables=replace(TABLES, meta=meta))
+
+    told = next(note for note in listener.notes if note.startswith("Before training"))
+    assert ("by the trusted pairs alone, as " in told) == (not right)
 
 
 def test_one_network_is_trained_and_scores(tmp_path):

@@ -68,7 +68,7 @@ _DEFAULT_SCORE = "corrected-similarity"
     "--keep-fraction",
     type=float,
     metavar="F",
-    help="Keep this share of the pairs, those with the highest scores.",
+    help="Keep this share of the pairs: those labelled 1, then those with the highest scores.",
 )
 @click.option(
     "--target-precision",
