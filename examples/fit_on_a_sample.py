@@ -5,8 +5,8 @@
 Training needs some tens of thousands of pairs, not all there are. The shards to fit on are drawn by
 lot and printed first; the trusted pairs must come from them, others are reported as rows that name
 no pair. What was fitted on is purged into the run directory, the other shards into a folder of
-their own. Pairs that the networks were trained on have another judge than those that they never
-saw; the column `fitted` of the scores says which.
+their own. Pairs of the training pool have another judge than those that the networks never saw;
+the column `fitted` of the scores says which.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class TrainConfig(_Section):
     warm_up: float = Field(
         0.25, gt=0, lt=1, description="Share of the epochs before the first purification."
     )
-    batch_size: int = Field(128, ge=8, description="Pairs of the pool in a step.")
+    batch_size: int = Field(128, ge=8, description="Pairs in a step, at least.")
     trusted_batch_size: int = Field(64, ge=4, description="Trusted matched pairs in a step.")
     schedule: Literal["cosine", "step"] = Field(
         "cosine",
