@@ -91,7 +91,7 @@ class CanonicalMap:
             to_image = of_images @ (together * scales)[:, :_WIDTH]
             to_text = of_texts @ (other.T * scales)[:, :_WIDTH]
             # The sign of a direction is arbitrary; fixed here, it does not hang on rounding.
-            signs = to_image.gather(0, to_image.abs().argmax(dim=0)[None]).sign()  # [1, c]
+            signs = to_image.sum(dim=0).sign()  # [c]
             left.append(to_image * signs)
             right.append(to_text * signs)
         return CanonicalMap(torch.stack(left).float(), torch.stack(right).float())
