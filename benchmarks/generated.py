@@ -156,6 +156,7 @@ class GeneratedRun:
             best_epoch=0,
             held_out_auroc=0.5,
             probe_auroc=0.5,
+            exchanged=0,
             noise_rate=MISMATCHED,
             training_s=0.0,
             seconds=0.0,

@@ -169,8 +169,9 @@ class Configuration:
         run, shards = self._clean_run, self._training / "clean"
         build_clean(self._training, shards)
         self._fill(run, shards)
-        probe = max(0.05, 20 / self.plan.trusted)
-        alone = (f"trusted.probe={probe}", f"trusted.meta={0.8 - probe}", "purify.belief=full")
+        probe = max(0.05, 10 / self.plan.trusted)
+        few = (f"trusted.probe={probe}", f"trusted.meta={0.8 - probe}", "purify.exchanged=1e-9")
+        alone = (*few, "purify.belief=full")
         fit = self._fit(shards, run, [*self.options, *(f"--set={setting}" for setting in alone)])
         noisy, output = self._training / "shards", Workspace(run / "noisy")
         self.source.features.fill(output.features, noisy)

@@ -34,6 +34,8 @@ Bools = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float32]
 
 PAIRS = 5_000
+# Exchanged: a twentieth of these pairs; the most there are of a pool of 20,000 and more.
+EXCHANGED, MOST_EXCHANGED = 250, 1_000
 NOISE_RATES = (0.1, 0.5)
 TARGETS = (0.8, 0.9, 0.95, 0.98)
 # What share of the mismatched pairs that a target allows is there.
@@ -169,8 +171,7 @@ def trusted_is_enough(labelled: int, target: float, allowed: float) -> bool:
     """Tells whether trusted pairs reach the bound, by the default split.
 
     30 % of all pairs are mismatched, six in ten of the good ones kept, and the frozen evidence
-    passes 80 % of the good and 15 % of the mismatched pairs. A quarter of the trusted pairs is
-    planted with a wrong caption.
+    passes 80 % of the good and 15 % of the mismatched pairs. The pool is of 20,000 pairs or more.
 
     Args:
         labelled: How many trusted pairs.
@@ -182,8 +183,8 @@ def trusted_is_enough(labelled: int, target: float, allowed: float) -> bool:
     wrong_kept = good_kept * wrong / (1 - wrong)
     noise = NoiseRate(0.7 * 0.8 + mismatched * 0.15, 0.8, 0.15, labelled)
     miss = (1 - LEVEL) / 2
-    planted = labelled / 4
-    reach = float(highest_share(wrong_kept / mismatched * planted, planted, miss=miss))
+    reached = wrong_kept / mismatched * MOST_EXCHANGED
+    reach = float(highest_share(reached, MOST_EXCHANGED, miss=miss))
     worst = noise.highest(miss=miss) * reach / (good_kept + wrong_kept)
     return worst <= 1 - target
 
@@ -222,7 +223,7 @@ def simulate(trial: Trial, seed: int) -> DataSet:
         noise = estimate_noise_rate(
             cross_score(evidence(truth), evidence(all_trusted), evidence(~all_trusted), seed=seed)
         )
-    probes = np.arange(trial.labelled // 2) % 2 == 0
+    probes = np.arange(trial.labelled // 2 + EXCHANGED) < trial.labelled // 2
     judge = fit_judge(
         [evidence(probes)],
         np.zeros(len(probes), np.float32),
@@ -230,6 +231,7 @@ def simulate(trial: Trial, seed: int) -> DataSet:
         pool_evidence=[pool],
         priors=[Prior.equal(pool.shape[1])],
         seed=seed,
+        grows=False,
         noise=noise,
     )
     scores = judge.corrected_similarity([pool])

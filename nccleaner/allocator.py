@@ -11,6 +11,17 @@ _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
 
 
+def give_back_freed_memory() -> None:
+    """Gives back to the system what this process has freed and kept, between pieces of work.
+
+    Blocks of many sizes from several threads leave gaps that nothing fills again: without this,
+    scoring 100 shards of 10,000 pairs with two threads went from 1.0 to 1.8 GB. Does nothing where
+    the C library is not glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_freed_memory(*, block_bytes: int = 1 << 30) -> None:
     """Makes this process keep the memory that it frees, for its next large array.
 

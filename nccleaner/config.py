@@ -238,6 +238,13 @@ class PurifyConfig(_Section):
         description="Of the covariances in the canonical map, in variances of a mean direction; "
         "None: 8 (features / believed pairs) ** 0.5.",
     )
+    exchanged: float = Field(
+        0.05,
+        gt=0,
+        le=0.5,
+        description="Share of the pool whose captions are exchanged, to have mismatched pairs that "
+        "judges can learn from; at least 10 pairs and at most 1,000.",
+    )
     near_misses: bool = Field(
         True,
         description="Whether the pool decides on clean probabilities where it shows that its "

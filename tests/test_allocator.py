@@ -22,9 +22,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def new_pages(mode: str) -> int:
+def printed_by(script: str, mode: str) -> int:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, mode],
+        [sys.executable, "-c", script, mode],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -34,6 +34,25 @@ def new_pages(mode: str) -> int:
     return int(done.stdout)
 
 
+# Many blocks of 1 MB, of which every second is freed: gaps that only `malloc_trim` gives back.
+GAPS = """
+import sys
+import numpy as np
+from nccleaner.allocator import give_back_freed_memory, keep_freed_memory
+keep_freed_memory()
+blocks = [np.ones(1 << 20, np.uint8) for _ in range(200)]
+del blocks[::2]
+if sys.argv[1] == "give back":
+    give_back_freed_memory()
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")))
+"""
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_freed_memory_is_used_again():
-    assert new_pages("keep") * 10 < new_pages("default")
+    assert printed_by(SCRIPT, "keep") * 10 < printed_by(SCRIPT, "default")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_gaps_are_given_back():
+    assert printed_by(GAPS, "give back") < printed_by(GAPS, "keep") - 80_000  # kB

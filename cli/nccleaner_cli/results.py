@@ -69,6 +69,7 @@ def show_fit(display: Display, result: FitResult) -> None:
     display.heading(f"Trained on {quantity(result.pool, 'pair')}")
     display.facts(
         {
+            "Captions exchanged": f"{result.exchanged:,}, to calibrate by",
             "Epochs": f"{result.epochs}, of which number {result.best_epoch} is kept",
             "AUROC, held-out pairs": f"{result.held_out_auroc:.3f}",
             "AUROC, planted pairs": f"{result.probe_auroc:.3f}",

@@ -1,6 +1,7 @@
 """Divides the trusted pairs: some guide training, some are planted in the pool, some only judge.
 
-Labels and image ids enter, indices leave. Everything is decided by the seed alone.
+Beside the planted ones stand mismatched probes, made of the pool itself. Labels, image ids and
+captions enter, indices leave. Everything is decided by the seed alone.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,9 @@ from scipy.sparse.csgraph import connected_components
 
 from nccleaner.data.noise import Ids, Indices, classes_of, exchange
 from nccleaner.errors import TrustedError, UsageError
+
+# Fewer teach nothing; more hardly make estimates more certain, which hang on labels as well.
+_LEAST_EXCHANGED, _MOST_EXCHANGED = 10, 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +38,16 @@ class TrustedSplit:
     held_out: Indices
 
 
-@dataclass(frozen=True, slots=True)
-class PlantedProbes:
-    """The probes as the pool shows them.
+class Exchange(NamedTuple):
+    """Pairs of the pool that become mismatched ones.
 
     Attributes:
-        caption_from: [n] int64, which probe the caption comes from; a permutation.
-        matched: [n] bool, whether the caption fits its image. Hidden from training.
+        pairs: [n], which pairs; they ascend.
+        caption_from: [n], which pair the caption of each comes from; a permutation of `pairs`.
     """
 
+    pairs: Indices
     caption_from: Indices
-    matched: npt.NDArray[np.bool_]
 
 
 def split_trusted(
@@ -87,31 +91,31 @@ def split_trusted(
     return TrustedSplit(*parts)
 
 
-def plant_probes(
-    labels: npt.ArrayLike, captions: Sequence[str], *, groups: Ids, seed: int
-) -> PlantedProbes:
-    """Decides which probes enter the noisy pool with a wrong caption (METHOD 4) [O].
+def exchange_some(captions: Sequence[str], *, groups: Ids, share: float, seed: int) -> Exchange:
+    """Decides which pairs of the noisy pool become mismatched probes (METHOD 4) [O].
 
-    Half of the probes labelled 1, drawn by seed, exchange their captions among themselves: none
-    gets a caption of its own image, nor one that reads the same. Where one image or one text makes
-    up most of that half, fewer are exchanged; with fewer than two, none. Probes labelled 0 are
-    mismatched as they are.
+    Whatever these pairs were, with each other's captions they are mismatched: nobody has to label
+    them. They are drawn by seed, and none gets a caption of its own image, nor one that reads the
+    same; where one image or one text makes up most of them, fewer are exchanged.
 
     Args:
-        labels: [n], 1 for matched and 0 for mismatched pairs.
-        captions: [n], one for each probe.
+        captions: [n], one for each pair of the pool.
         groups: [n], equal where the images are.
-        seed: The same seed plants the same probes.
+        share: How many to draw, in [0, 1]; but 10 at least and 1,000 at most.
+        seed: The same seed exchanges the same captions.
     """
-    matched = np.asarray(labels) == 1
+    size = len(captions)
+    count = min(max(round(share * size), _LEAST_EXCHANGED), _MOST_EXCHANGED)
     rng = np.random.default_rng(seed)
-    candidates = np.flatnonzero(matched)
-    half = np.sort(rng.permutation(candidates)[: len(candidates) // 2])
-    caption_from = np.arange(len(matched), dtype=np.int64)
-    if half.size:
-        alike = _linked(classes_of(groups), classes_of(captions))
-        caption_from[half] = half[exchange(alike[half], rng)]
-    return PlantedProbes(caption_from, matched & (caption_from == np.arange(len(matched))))
+    drawn = np.sort(rng.permutation(size)[:count])
+    if not size:
+        return Exchange(drawn, drawn)
+    alike = _linked(
+        classes_of([groups[pair] for pair in drawn]), classes_of([captions[pair] for pair in drawn])
+    )
+    caption_from = drawn[exchange(alike, rng)]
+    moved = caption_from != drawn
+    return Exchange(drawn[moved], caption_from[moved])
 
 
 def _linked(images: Indices, texts: Indices) -> Indices:

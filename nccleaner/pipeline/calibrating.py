@@ -210,6 +210,7 @@ def _fit_judges(
         pool_evidence=known,
         priors=priors,
         seed=ground.seed,
+        grows=not ground.exchanged,
         outside=Outside(unbelieved, ground.outside_matched) if ground.exchanged else None,
         noise=None if frozen is None else estimate_noise_rate(frozen),
     )

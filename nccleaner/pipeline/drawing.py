@@ -79,22 +79,20 @@ class PoolRows:
             joined.select(["shard", "key"]),
         )
 
-    def samples_with(
-        self, probes: Sequence[LabelledPair], unchanged: npt.NDArray[np.int64]
-    ) -> pa.Table:
-        """The samples of the pool with their rows in it, where probes follow the others.
+    def samples_of(self, own: Rows, planted: Sequence[LabelledPair]) -> pa.Table:
+        """The samples of the pool with their rows in it, where planted pairs follow the others.
 
         Args:
-            probes: All that were planted.
-            unchanged: Places of those that kept their captions. Only samples that are planted as
-                the shards have them are among the samples.
+            own: Which of the chosen pairs are in the pool as they are.
+            planted: Trusted pairs. Those that are planted as the shards have them are samples.
         """
-        count = len(self.samples)
-        samples = self.samples.append_column("row", pa.array(np.arange(count)))
+        samples = self.samples.take(pa.array(own)).append_column(
+            "row", pa.array(np.arange(len(own)))
+        )
         inside = [
-            {"shard": probes[place].pair.shard, "key": probes[place].pair.key, "row": count + place}
-            for place in unchanged.tolist()
-            if probes[place].pair.shard is not None and not probes[place].pair.overrides_caption
+            {"shard": item.pair.shard, "key": item.pair.key, "row": row}
+            for row, item in enumerate(planted, start=len(own))
+            if item.pair.shard is not None and not item.pair.overrides_caption
         ]
         return pa.concat_tables([samples, pa.Table.from_pylist(inside, schema=samples.schema)])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nccleaner.config import RunConfig
 from nccleaner.data.features import FeatureKind, FeaturePart
-from nccleaner.data.split import plant_probes, split_trusted
+from nccleaner.data.split import exchange_some, split_trusted
 from nccleaner.encoders.tokens import CaptionTokenizer, train_tokenizer
 from nccleaner.errors import InputError, RunError, TrustedError
 from nccleaner.files import sync
@@ -60,11 +60,11 @@ class TrainingTables:
     Attributes:
         features: Images and captions, each once; memory-mapped where they are features.
         identities: [images] int64, a number from the content of each image.
-        pool: The noisy pairs; the planted probes come last.
+        pool: The noisy pairs; the probes come last, those that were exchanged after the planted.
         pool_samples: `shard` and `key` of the samples that are in the pool as they are, and their
             `row` in it.
         probe_matched: [probes] bool, whether a probe's caption describes its image.
-        probe_exchanged: [probes] bool, whether its caption is that of another probe.
+        probe_exchanged: [probes] bool, whether it is a pair of the shards with another's caption.
         meta: Trusted pairs that guide training.
         held_out: Trusted pairs that choose the snapshot and judge what is not in the pool.
         tokenizer: As JSON text; empty where captions come as features.
@@ -150,22 +150,16 @@ def build_tables(
         folder: Where the feature tables are written, to be memory-mapped.
 
     Raises:
-        InputError: The shards hold too few pairs beside the trusted ones, or all images or captions
-            have the same features.
+        InputError: The shards hold too few pairs beside the trusted ones, or too few that differ,
+            or all images or captions have the same features.
         TrustedError: The trusted pairs are too alike to make mismatched ones of them.
     """
     labels = [item.pair.label for item in labelled]
     groups = [item.image_sha256 for item in labelled]
     shares = (config.trusted.meta, config.trusted.probe, config.trusted.held_out)
     split = split_trusted(labels, groups=groups, seed=config.seed, shares=shares)
-    probes = [labelled[index] for index in split.probe]
-    planted = plant_probes(
-        [item.pair.label for item in probes],
-        [item.pair.caption for item in probes],
-        groups=[item.image_sha256 for item in probes],
-        seed=config.seed,
-    )
-
+    planted = [labelled[index] for index in split.probe]
+    planted_matched = np.array([item.pair.label == 1 for item in planted])
     rows = PoolRows.choose(
         shards,
         parts,
@@ -179,6 +173,18 @@ def build_tables(
             f"The shards hold {len(rows.captions)} pairs that are not trusted; at least "
             f"{_MIN_POOL} are needed to learn from.",
             "Give more shards, or a smaller trusted file.",
+        )
+    made = exchange_some(
+        rows.captions,
+        groups=rows.image_sha256,
+        share=config.purify.exchanged,
+        seed=config.seed,
+    )
+    if len(made.pairs) + (~planted_matched).sum() < _MIN_EACH:
+        raise InputError(
+            "The pairs of the shards have too few different images or captions: no mismatched "
+            "pairs can be made of them by exchanging captions.",
+            "Give more shards, or label mismatched pairs too.",
         )
     image_of, images = _factorise([*rows.image_sha256, *groups])
     text_of, texts = _factorise([*rows.captions, *(item.pair.caption for item in labelled)])
@@ -195,31 +201,30 @@ def build_tables(
     read = tokens if parts[0].text is None else None
 
     count = len(rows.captions)
-    noisy = _pairs(image_of[:count], text_of[:count])
     trusted = _pairs(image_of[count:], text_of[count:])
-    probe_pairs = trusted.take(torch.from_numpy(split.probe))
+    own = np.delete(np.arange(count), made.pairs)
     meta = _by_label(trusted, split.meta, labels)
     held_out = _by_label(trusted, split.held_out, labels)
-    kept, exchanged = planted.matched.sum(), (~planted.matched).sum()
-    if min(kept, exchanged) < _MIN_EACH or not (_differ(meta) and _differ(held_out)):
+    if planted_matched.sum() < _MIN_EACH or not (_differ(meta) and _differ(held_out)):
         raise TrustedError(
             "The trusted pairs have too few different images or captions: no mismatched pairs can "
             "be made of them by exchanging captions.",
             "Add trusted pairs of other images with other captions.",
         )
-    moved = planted.caption_from != np.arange(len(probes))
-    own_text = torch.from_numpy(planted.caption_from)
-    probe_pairs = Pairs(probe_pairs.image_rows, probe_pairs.text_rows[own_text])
     return TrainingTables(
         features=Features(
             write("image", image_of),
             read.ids if read else write("text", text_of),
         ),
         identities=image_identities(images),
-        pool=join_pairs(noisy, probe_pairs),
-        pool_samples=rows.samples_with(probes, np.flatnonzero(~moved)),
-        probe_matched=planted.matched,
-        probe_exchanged=moved,
+        pool=join_pairs(
+            _pairs(image_of[own], text_of[own]),
+            trusted.take(torch.from_numpy(split.probe)),
+            _pairs(image_of[made.pairs], text_of[made.caption_from]),
+        ),
+        pool_samples=rows.samples_of(own, planted),
+        probe_matched=np.append(planted_matched, np.zeros(len(made.pairs), dtype=np.bool_)),
+        probe_exchanged=np.arange(len(planted) + len(made.pairs)) >= len(planted),
         meta=meta,
         held_out=held_out,
         tokenizer=read.tokenizer.to_json() if read else "",

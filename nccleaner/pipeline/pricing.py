@@ -18,9 +18,9 @@ from nccleaner.purify.shares import LEVEL, Interval
 
 _CHOICES = tuple(tenth / 10 for tenth in range(1, 11))
 _FROM_TRUSTED = (
-    "trusted pairs, and mismatched ones made of them or labelled 0: {} for the noise rate, {} for "
-    "the cut-off; assumes that trusted pairs are like the good pairs of the shards, and the others "
-    "like the mismatched ones"
+    "trusted pairs, and mismatched ones made by exchanging captions or labelled 0: {} for the "
+    "noise rate, {} for the cut-off; assumes that trusted pairs are like the good pairs of the "
+    "shards, and the others like the mismatched ones"
 )
 _FROM_SAMPLE = (
     "the labels of {:,} pairs drawn at random from the shards; exact intervals that assume nothing "

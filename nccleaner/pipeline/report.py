@@ -168,6 +168,7 @@ def _worst(outcomes: Sequence[ShardOutcome]) -> list[ShardOutcome]:
 def _quality(result: Mapping[str, Any]) -> dict[str, str]:
     return {
         "Pairs trained on": f"{result['pool']:,}",
+        "Captions exchanged to calibrate": f"{result['exchanged']:,}",
         "Trusted pairs": f"{sum(result['trusted'].values()):,}",
         "Epochs": f"{result['epochs']}",
         "AUROC, held-out pairs": f"{result['held_out_auroc']:.3f}",

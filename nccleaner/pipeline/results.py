@@ -62,6 +62,7 @@ class FitResult:
         warning: What the number of trusted pairs means for the intervals; that scores are hardly
             better than chance; that mismatched pairs are not like exchanged ones; may be empty.
         pool: Pairs that the networks were trained on.
+        exchanged: Of these, with another's caption, to calibrate by.
         epochs: Epochs trained.
         best_epoch: The epoch whose snapshot was kept, counted from 1.
         held_out_auroc: On held-out trusted pairs, matched against all other pairings.
@@ -77,6 +78,7 @@ class FitResult:
     trusted_problems: Sequence[RowProblem]
     warning: str
     pool: int
+    exchanged: int
     epochs: int
     best_epoch: int
     held_out_auroc: float

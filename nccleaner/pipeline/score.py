@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from nccleaner.allocator import keep_freed_memory
+from nccleaner.allocator import give_back_freed_memory, keep_freed_memory
 from nccleaner.data.features import FeaturePart
 from nccleaner.data.locations import find_shards, refuse_inside_input
 from nccleaner.pipeline.backbones import Backbones, resolve_device
@@ -244,6 +244,8 @@ class _ScoringOfShards:
                 advance=advance,
             )
             write_scores(table, scoring.scores_path(shard), shard, scoring.identity)
+            if scoring.device == "cpu":
+                give_back_freed_memory()
 
         # The setting is the process's: threads that each set it, and set it back, would meet.
         with float32_products(rounded=True):

@@ -74,6 +74,10 @@ class BySample:
         expected: Floats = reached * grid.believed.sum(axis=0) / np.maximum(kept, 1)
         return expected
 
+    def grows(self) -> npt.NDArray[np.bool_]:
+        """Tells that more labels would mean more mismatched pairs, [1, 1]."""
+        return np.ones((1, 1), dtype=np.bool_)
+
     def bounds(self, cuts: Cuts, mismatched: Floats, *, times: float = 1.0) -> Floats:
         """Returns for each cut-off what the precision is at least, [c] in [0, 1].
 

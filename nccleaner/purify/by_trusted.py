@@ -4,8 +4,8 @@ What a cut-off keeps is counted. The noise rate says how many mismatched pairs t
 labelled mismatched ones what share of them reaches it: precision = 1 - π FPR / kept. That equals
 (1 - π) TPR / ((1 - π) TPR + π FPR), but needs one share less, and no labelled matched pair for it.
 It assumes that trusted pairs are like the good pairs of the shards, and mismatched ones, labelled
-or made of them, like those that are there. Where the pool showed that the latter are not, the clean
-probabilities say how many mismatched pairs there are, and how many of them reach a cut-off.
+or made by exchange, like those that are there. Where the pool showed that the latter are not, the
+clean probabilities say how many mismatched pairs there are, and how many of them reach a cut-off.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from nccleaner.purify.decide import Column, Cuts, Grid, Known, ScoreCounts
 from nccleaner.purify.judge import Judge
@@ -117,6 +118,10 @@ class ByTrusted:
         expected: Floats = np.array(made) * grid.believed / np.maximum(grid.believed[:, -1:], 1e-9)
         return expected
 
+    def grows(self) -> npt.NDArray[np.bool_]:
+        """Tells whether more labels would mean more labelled mismatched pairs, [s, 1]."""
+        return np.array([[standing.judge.labelled.grows] for standing in self._standings])
+
     def bounds(self, cuts: Cuts, mismatched: Floats, *, times: float = 1.0) -> Floats:
         """Returns for each cut-off what the precision is at least, [c] in [0, 1].
 
@@ -128,7 +133,7 @@ class ByTrusted:
         Args:
             cuts: The cut-offs.
             mismatched: [s, c], as `mismatched` counts them.
-            times: Supposes that there are so many times as many labelled pairs that are alike.
+            times: Supposes that people labelled so many times as many pairs that are alike.
         """
         worst = np.zeros(len(cuts.values))
         for standing, of_kept, reached in zip(self._standings, cuts.kept, mismatched, strict=True):
@@ -139,7 +144,7 @@ class ByTrusted:
                 continue
             miss = (1 - LEVEL) * standing.pairs / self._pairs / 2
             made = (~standing.judge.labelled.matched).sum()
-            weight = times / standing.judge.labelled.repeats
+            weight = standing.judge.labelled.weight(times)
             share = highest_share(reached * weight, made * weight, miss=miss)
             rate = _highest_rate(standing, times, miss)
             worst += np.minimum(standing.pairs * rate * share, of_kept)
@@ -249,7 +254,7 @@ def _passed(standing: Standing, times: float) -> tuple[Passed, Passed]:
     labelled = standing.judge.labelled
     passes = labelled.corrected_similarity >= CUTOFF
     good, bad = passes[labelled.matched], passes[~labelled.matched]
-    weight = times / standing.judge.labelled.repeats
+    weight = labelled.weight(times)
     return (
         Passed(good.sum() * times, len(good) * times),
         Passed(bad.sum() * weight, len(bad) * weight),

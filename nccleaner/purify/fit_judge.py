@@ -45,6 +45,7 @@ def fit_judge(
     priors: Sequence[Prior],
     seed: int,
     repeats: int = 1,
+    grows: bool = True,
     outside: Outside | None = None,
     noise: NoiseRate | None = None,
     noise_rate: float | None = None,
@@ -65,6 +66,7 @@ def fit_judge(
             less of a pair that was believed, so that this kind speaks against a match.
         seed: Of the folds.
         repeats: How many of the mismatched pairs were made of one trusted pair.
+        grows: Whether more labels would mean more mismatched pairs.
         outside: Other labelled pairs to learn from.
         noise: The noise rate by other evidence, to be heeded beside what these scores say of it.
         noise_rate: The noise rate to assume where the judged pairs are not the pool.
@@ -95,6 +97,7 @@ def fit_judge(
             corrected,
             Posterior.by_bayes(noise_rate)(corrected),
             repeats,
+            grows,
         ),
     )
 

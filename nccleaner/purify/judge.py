@@ -38,6 +38,8 @@ class Labelled:
         clean_probability: [n] in [0, 1].
         repeats: How many of the mismatched pairs were made of one trusted pair; together they tell
             about as much as one.
+        grows: Whether there would be more mismatched pairs if people had labelled more; not where
+            they are made of pairs that nobody labelled.
     """
 
     matched: Bools
@@ -45,6 +47,11 @@ class Labelled:
     corrected_similarity: Scores
     clean_probability: Scores
     repeats: int = 1
+    grows: bool = True
+
+    def weight(self, times: float) -> float:
+        """Returns what a mismatched pair counts if there were `times` as many labels."""
+        return (times if self.grows else 1.0) / self.repeats
 
     def column(self, name: str) -> Scores:
         """Returns a score by the name it has in the output."""
@@ -137,6 +144,7 @@ class Judge:
                 np.array(labelled["corrected_similarity"], dtype=np.float32),
                 np.array(labelled["clean_probability"], dtype=np.float32),
                 int(labelled["repeats"]),
+                bool(labelled["grows"]),
             ),
             NearMisses.from_json(data["near_misses"]),
         )

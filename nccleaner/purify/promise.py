@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from nccleaner.purify.decide import Cuts, Grid, ScoreCounts, grid_of
 from nccleaner.purify.prices import Price
@@ -40,6 +41,9 @@ class Witness(Protocol):
 
     def expected(self, grid: Grid) -> Floats:
         """Returns how many it would count by what is believed of all pairs, [s, c]."""
+
+    def grows(self) -> npt.NDArray[np.bool_]:
+        """Tells whether more labels would mean more labelled mismatched pairs, [s, 1]."""
 
     def bounds(self, cuts: Cuts, mismatched: Floats, *, times: float = 1.0) -> Floats:
         """Returns for each cut-off what the precision is at least, [c]."""
@@ -91,7 +95,7 @@ def promise_precision(
         # Where one would pass had testing begun there, only the start can say what is missing. Half
         # a pair more than was seen keeps luck with few pairs out of the number, if that can do.
         places = slice(start, start + 1) if (bounds >= target).any() else slice(None)
-        needed = _needed(witness, cuts, mismatched + 0.5, target, places)
+        needed = _needed(witness, cuts, mismatched + 0.5 * witness.grows(), target, places)
         if needed is None:
             needed = _needed(witness, cuts, mismatched, target, places)
         return Refusal(witness.labelled, float(bounds[start]), needed)

@@ -11,7 +11,7 @@ from nccleaner.errors import RunError
 from nccleaner.purify.judge import Judges
 
 # Changes with what is in the file, so that another version says so.
-LAYOUT = 9
+LAYOUT = 10
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -76,6 +76,7 @@ def test_fit():
         best_epoch=9,
         held_out_auroc=0.9312,
         probe_auroc=0.921,
+        exchanged=50,
         noise_rate=0.312,
         training_s=41.2,
         seconds=63.4,
@@ -94,6 +95,7 @@ Skipped 12 rows of the trusted file:
 {problems}  ... and 2 more, see my-run/run.json
 
 Trained on 1,008 pairs
+  Captions exchanged     50, to calibrate by
   Epochs                 12, of which number 9 is kept
   AUROC, held-out pairs  0.931
   AUROC, planted pairs   0.921

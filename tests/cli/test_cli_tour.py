@@ -43,7 +43,7 @@ def purged(samples: int) -> PurgeResult:
 def test_fit_is_told_from_its_result():
     reading = Reading(3, 1050, 1049, {"empty_caption": 1}, {})
     parts = {"meta": 90, "probe": 90, "held_out": 50, "sample": 0}
-    fitted = FitResult(Path("r"), reading, parts, [], "", 990, 11, 9, 0.934, 0.9, 0.312, 40, 61)
+    fitted = FitResult(Path("r"), reading, parts, [], "", 990, 50, 11, 9, 0.934, 0.9, 0.312, 40, 61)
     text = told(lambda display: tour.tell_fit(display, fitted))
     for part in ("1,050 samples", "3 shards", "1,049 pairs", "11 epochs", "93.4%", "31.2%"):
         assert part in text

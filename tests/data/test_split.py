@@ -5,13 +5,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nccleaner.data.split import plant_probes, split_trusted
+from nccleaner.data.split import exchange_some, split_trusted
 from nccleaner.errors import TrustedError, UsageError
 
 SHARES = (0.5, 0.3, 0.2)
-probes = st.lists(
-    st.tuples(st.integers(0, 1), st.sampled_from("abcdef"), st.integers(0, 12)), max_size=40
-)
+pool = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 12)), max_size=200)
 
 
 def parts_of(split):
@@ -72,41 +70,49 @@ def test_shares_must_add_up(shares):
         split_trusted(np.ones(30), groups=range(30), seed=0, shares=shares)
 
 
-@given(pairs=probes, seed=st.integers(0, 2**32 - 1))
+@given(pairs=pool, share=st.floats(0, 0.5), seed=st.integers(0, 2**32 - 1))
 @settings(derandomize=True, max_examples=300, deadline=None)
-def test_exchanged_probes_get_captions_of_other_images_that_read_otherwise(pairs, seed):
-    labels = [label for label, _, _ in pairs]
-    captions = [caption for _, caption, _ in pairs]
-    groups = [group for _, _, group in pairs]
-    planted = plant_probes(labels, captions, groups=groups, seed=seed)
-    assert sorted(planted.caption_from) == list(range(len(pairs)))
-    moved = planted.caption_from != np.arange(len(pairs))
-    assert moved.sum() <= sum(labels) // 2
-    assert np.array_equal(planted.matched, (np.array(labels) == 1) & ~moved)
-    for probe in np.flatnonzero(moved):
-        owner = planted.caption_from[probe]
-        assert labels[probe] == labels[owner] == 1
-        assert groups[owner] != groups[probe]
-        siblings = {c for c, g in zip(captions, groups, strict=True) if g == groups[probe]}
-        assert captions[owner] not in siblings
+def test_exchanged_pairs_get_captions_of_other_images_that_read_otherwise(pairs, share, seed):
+    captions, groups = [caption for caption, _ in pairs], [group for _, group in pairs]
+
+    made = exchange_some(captions, groups=groups, share=share, seed=seed)
+
+    assert sorted(made.caption_from) == made.pairs.tolist() == sorted(set(made.pairs))
+    assert len(made.pairs) <= max(10, round(share * len(pairs)))
+    for pair, owner in zip(*made, strict=True):
+        assert groups[owner] != groups[pair]
+        assert captions[owner] != captions[pair]
 
 
-@pytest.mark.parametrize(("n", "exchanged"), [(0, 0), (1, 0), (2, 0), (3, 0), (4, 2), (60, 30)])
-def test_half_of_the_matched_probes_are_exchanged(n, exchanged):
-    captions = [f"caption {i}" for i in range(n)]
-    planted = plant_probes(np.ones(n), captions, groups=range(n), seed=0)
-    assert (~planted.matched).sum() == exchanged
+@pytest.mark.parametrize(
+    ("size", "share", "exchanged"),
+    [
+        (0, 0.05, 0),
+        (1, 0.05, 0),  # one alone has nothing to exchange
+        (7, 0.05, 7),
+        (100, 0.05, 10),
+        (400, 0.05, 20),
+        (400, 0.3, 120),
+        (50_000, 0.05, 1_000),
+    ],
+)
+def test_a_share_of_the_pool_is_exchanged_within_bounds(size, share, exchanged):
+    captions = [f"caption {i}" for i in range(size)]
+    made = exchange_some(captions, groups=range(size), share=share, seed=0)
+    assert len(made.pairs) == exchanged
 
 
-def test_probes_labelled_0_keep_their_caption_and_are_mismatched():
-    labels = np.array([0, 1] * 20)
-    planted = plant_probes(labels, [str(i) for i in range(40)], groups=range(40), seed=1)
-    rejected = np.flatnonzero(labels == 0)
-    assert np.array_equal(planted.caption_from[rejected], rejected)
-    assert not planted.matched[rejected].any()
-    assert planted.matched.sum() == 10
+def test_the_seed_draws_the_pairs_that_are_exchanged():
+    captions = [f"caption {i}" for i in range(400)]
+    one, same, other = (
+        exchange_some(captions, groups=range(400), share=0.1, seed=seed) for seed in (0, 0, 1)
+    )
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one.pairs, other.pairs)
+    assert one.pairs.min() < 100
+    assert one.pairs.max() > 300
 
 
 def test_captions_that_all_read_the_same_are_not_exchanged():
-    planted = plant_probes(np.ones(20), ["clip art"] * 20, groups=range(20), seed=0)
-    assert planted.matched.all()
+    made = exchange_some(["clip art"] * 400, groups=range(400), share=0.1, seed=0)
+    assert not len(made.pairs)

@@ -106,10 +106,11 @@ def test_no_trusted_pair_is_in_the_pool_but_the_probes(parts, trusted, tmp_path)
     noisy = len(tables.pool) - probes
     inside = tables.pool_samples.to_pylist()[:noisy]
     # 30 trusted ones of the first shard, and the copy of one of them in the second.
-    assert {row["key"] for row in inside} == (
-        {f"a{n}" for n in range(30, 60)} | {f"b{n}" for n in range(60)} | {"other"}
-    )
-    assert probes + sum(map(len, (*tables.meta, *tables.held_out))) == 30
+    free = {f"a{n}" for n in range(30, 60)} | {f"b{n}" for n in range(60)} | {"other"}
+    exchanged = int(tables.probe_exchanged.sum())
+    assert {row["key"] for row in inside} < free
+    assert len(inside) == len(free) - exchanged
+    assert probes - exchanged + sum(map(len, (*tables.meta, *tables.held_out))) == 30
     assert not set(tables.pool_samples["key"].to_pylist()) & {"bad", "copy"}
 
 
@@ -133,6 +134,8 @@ def test_no_held_out_image_is_in_the_pool_with_another_caption(parts, trusted, t
     assert not set(held_out.tolist()) & set(tables.pool.image_rows.tolist())
     images = tables.features.images[held_out][:, 0].int().tolist()
     inside = set(tables.pool_samples["key"].to_pylist())
+    exchanged = tables.pool.image_rows[-int(tables.probe_exchanged.sum()) :]
+    inside |= {f"c{n}" for n in tables.features.images[exchanged][:, 0].int().tolist()}
     assert {f"c{n}" for n in range(30)} - inside == {f"c{n}" for n in images}
 
 
@@ -186,18 +189,26 @@ def test_targets_are_in_the_rows_of_the_features(parts, trusted, tmp_path):
     assert build(parts, trusted, tmp_path / "off").targets == (None, None)
 
 
-def test_probes_are_matched_where_their_captions_are_their_own(parts, trusted, tmp_path):
+def test_planted_pairs_keep_their_captions_and_pairs_of_the_shards_exchange_theirs(
+    parts, trusted, tmp_path
+):
     tables = build(parts, trusted, tmp_path)
 
-    probes = len(tables.probe_matched)
-    images = tables.features.images[tables.pool.image_rows[-probes:], 0]
-    texts = tables.features.texts[tables.pool.text_rows[-probes:], 0]
-    own = (texts == images + 1).numpy()
-    labelled_0 = (images <= 1).numpy()
-    np.testing.assert_array_equal(tables.probe_matched, own & ~labelled_0)
-    assert 0 < tables.probe_matched.sum() < probes
-    planted = tables.pool_samples["key"].to_pylist()[-int(own.sum()) :]
-    assert sorted(planted) == sorted(f"a{int(n)}" for n in images[own])
+    probes, exchanged = len(tables.probe_matched), tables.probe_exchanged
+    images = tables.features.images[tables.pool.image_rows[-probes:], 0].int().numpy()
+    texts = tables.features.texts[tables.pool.text_rows[-probes:], 0].int().numpy()
+    planted = images[~exchanged]
+    assert set(planted) < set(range(30))
+    np.testing.assert_array_equal(texts[~exchanged], planted + 1)
+    np.testing.assert_array_equal(tables.probe_matched, ~exchanged & (images > 1))
+    of_shards = dict(enumerate(range(1, 61))) | {100 + n: 100 + n for n in range(60)}
+    own = np.array([of_shards[image] for image in images[exchanged]])
+    assert len(own) == 10
+    assert sorted(texts[exchanged]) == sorted(own)
+    assert (texts[exchanged] != own).all()
+    keys = tables.pool_samples["key"].to_pylist()
+    assert sorted(keys[-len(planted) :]) == sorted(f"a{image}" for image in planted)
+    assert not set(keys) & {f"a{n}" if n < 60 else f"b{n - 100}" for n in images[exchanged]}
 
 
 def test_the_samples_of_the_pool_know_how_much_each_was_believed(parts, trusted, tmp_path):
@@ -245,7 +256,7 @@ def test_the_seed_decides_and_the_cap_samples_all_shards(trusted, tmp_path):
     assert keys[0] == keys[1] != keys[2]
     for drawn, one in zip(keys, tables, strict=True):
         assert {key[0] for key in drawn} >= {"a", "b"}
-        assert len(one.pool) - len(one.probe_matched) == 100
+        assert len(one.pool) - (~one.probe_exchanged).sum() == 100
 
 
 def test_pools_and_trusted_pairs_that_are_too_small_are_refused(parts, trusted, tmp_path):

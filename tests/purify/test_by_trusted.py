@@ -15,6 +15,7 @@ from nccleaner.purify.judge import Judge, Labelled
 from nccleaner.purify.near_misses import NearMisses
 from nccleaner.purify.noise import CUTOFF, NoiseRate
 from nccleaner.purify.posterior import Posterior
+from nccleaner.purify.promise import promise_precision
 from nccleaner.purify.shares import highest_share
 
 CUT_OFF = 0.55
@@ -223,10 +224,10 @@ def test_standings_add_up_by_their_pairs(pool):
     assert witness(pool[0], empty).prices(nothing)[0] == alone[0]
 
 
-def handmade(good, bad, *, repeats=1, pairs=1000, passing=0.6, noise=None):
+def handmade(good, bad, *, repeats=1, grows=True, pairs=1000, passing=0.6, noise=None):
     """A standing whose labelled pairs have the scores given."""
     scores = np.float32([*good, *bad])
-    labelled = Labelled(np.arange(len(scores)) < len(good), scores, scores, scores, repeats)
+    labelled = Labelled(np.arange(len(scores)) < len(good), scores, scores, scores, repeats, grows)
     judge = Judge((), (), False, 0.0, noise, labelled)
     return Standing(judge, pairs, passing, counts_of(judge, np.empty(0)))
 
@@ -310,6 +311,38 @@ def test_mismatched_pairs_made_of_one_trusted_pair_tell_as_much_as_one():
     first, other = (by.prices(cuts)[0] for by in (once, thrice))
     for one, two in zip(first, other, strict=True):
         assert one == pytest.approx(two, abs=0.02)
+
+
+def test_more_labels_would_not_mean_more_exchanged_pairs():
+    cuts = Cuts(np.array([0.7]), np.array([[500]]))
+    by = witness(handmade(GOOD, BAD, grows=False))
+
+    bound = by.bounds(cuts, by.mismatched(cuts), times=100)
+
+    most = highest_share(9000, 10_000, miss=0.0125)
+    least = highest_share(20, 100, miss=0.0125)
+    rate = (most - 0.6) / (most - least)
+    assert bound == pytest.approx(1 - 1000 * rate * highest_share(4, 100, miss=0.025) / 500)
+
+
+def test_what_would_do_supposes_no_more_exchanged_pairs():
+    """A share of 0 of 100 exchanged pairs may still be 3.6 %, whatever else is labelled."""
+    fixed = handmade(GOOD, [0.1] * 100, passing=0.64, grows=False)
+    grown = handmade(GOOD, [0.1] * 100, passing=0.64)
+    scores = np.concatenate([np.linspace(0.8, 0.9, 640), np.linspace(0.05, 0.1, 360)])
+
+    refusals = [
+        promise_precision(
+            witness(standing), [counts_of(standing.judge, scores.astype(np.float32))], target
+        )
+        for standing in (fixed, grown)
+        for target in (0.981, 0.982, 0.99)
+    ]
+
+    few, more, never, *others = (refusal.needed for refusal in refusals)
+    assert few < more
+    assert never is None
+    assert all(needed is not None for needed in others)
 
 
 def test_few_pairs_of_another_standing_hardly_touch_a_bound():
