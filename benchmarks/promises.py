@@ -38,6 +38,8 @@ PAIRS = 5_000
 EXCHANGED, MOST_EXCHANGED = 250, 1_000
 NOISE_RATES = (0.1, 0.5)
 TARGETS = (0.8, 0.9, 0.95, 0.98)
+# `fit` takes no fewer trusted pairs.
+FEWEST_TRUSTED = 20
 # What share of the mismatched pairs that a target allows is there.
 ALLOWED = {"none": 0.0, "a quarter": 0.25, "half": 0.5}
 
@@ -186,7 +188,7 @@ def trusted_is_enough(labelled: int, target: float, allowed: float) -> bool:
     reached = wrong_kept / mismatched * MOST_EXCHANGED
     reach = float(highest_share(reached, MOST_EXCHANGED, miss=miss))
     worst = noise.highest(miss=miss) * reach / (good_kept + wrong_kept)
-    return worst <= 1 - target
+    return labelled >= FEWEST_TRUSTED and worst <= 1 - target
 
 
 def failures_table(sets: int) -> str:

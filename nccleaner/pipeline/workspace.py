@@ -19,7 +19,7 @@ from nccleaner.identity import is_file_name
 from nccleaner.output.summary import SUMMARY_NAME
 from nccleaner.records import Shard
 
-_LAYOUT = 3
+_LAYOUT = 4
 # What reading a file of another version, a damaged or a forged one may raise.
 _UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError),

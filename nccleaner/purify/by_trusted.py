@@ -10,6 +10,7 @@ clean probabilities say how many mismatched pairs there are, and how many of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ _DRAWS = 2000
 _NEARLY_NONE = 1e-6
 # Of each bound that says whether the labelled pairs are like the others.
 _BY_CHANCE = 0.01
+# Fewer pairs of a standing say nothing of that.
+_MIN_TO_CONTRADICT = 100
 
 
 class Standing(NamedTuple):
@@ -164,7 +167,11 @@ class ByTrusted:
         estimate of theirs holds. If they are alike, this is said of one in 50 sets of pairs that
         are all matched, or all mismatched, and hardly ever of others.
         """
-        return any(_is_contradicted(standing) for standing in self._standings if standing.pairs)
+        return any(
+            _is_contradicted(standing)
+            for standing in self._standings
+            if standing.pairs >= _MIN_TO_CONTRADICT
+        )
 
     def _reach(self, standing: Standing, cuts: Cuts) -> Floats:
         """Tells which labelled pairs reach which cut-off, [n, c]."""
@@ -231,14 +238,20 @@ def _is_contradicted(standing: Standing) -> bool:
             Passed(share * noise.trusted, noise.trusted)
             for share in (noise.matched_passing, noise.mismatched_passing)
         )
-    if _share(mismatched) <= passing <= _share(matched):
-        return False  # as nearly always: exact bounds need scipy, which takes longer than the rest
+    lowest = _share(mismatched) - _standard_error(mismatched)
+    if lowest <= passing <= _share(matched) + _standard_error(matched):
+        # As nearly always. Exact bounds are wider, but scipy takes longer to load than the rest.
+        return False
     judged = Passed(passing * standing.pairs, standing.pairs)
     return _lowest(judged) > _highest(matched) or _highest(judged) < _lowest(mismatched)
 
 
 def _share(passed: Passed) -> float:
     return passed.passing / max(passed.trials, 1)
+
+
+def _standard_error(passed: Passed) -> float:
+    return math.sqrt(_share(passed) * (1 - _share(passed)) / max(passed.trials, 1))
 
 
 def _highest(passed: Passed) -> float:

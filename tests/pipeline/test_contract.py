@@ -171,21 +171,18 @@ def test_fitted_says_what_was_in_the_pool(fitted, scores, clipart):
 
     assert pool.column_names == ["shard", "key", "belief"]
     assert inside == set(pool["key"].to_pylist())
-    assert untrusted - labelled_0 <= inside
+    assert len(untrusted - labelled_0 - inside) == fitted.result.exchanged == 10
     # Noisy pairs come first, in the state of training as in the file.
     state = torch.load(fitted.run / "checkpoints" / "state.pt", weights_only=True)
     belief = torch.stack(state["training"]["weights"]).mean(dim=0).numpy()
-    probes = fitted.result.trusted["probe"]
-    noisy = fitted.result.pool - probes
+    planted, exchanged = fitted.result.trusted["probe"], fitted.result.exchanged
+    noisy = fitted.result.pool - planted - exchanged
     np.testing.assert_array_equal(pool["belief"].to_numpy()[:noisy], belief[:noisy])
-    assert set(pool["belief"].to_numpy()[noisy:]) <= set(belief[noisy:])
-    # Of the probes those are in the pool as they are that keep their captions.
-    inside_trusted = inside & set(clipart.trusted)
+    np.testing.assert_array_equal(pool["belief"].to_numpy()[noisy:], belief[noisy:-exchanged])
+    # Planted pairs are in the pool as they are, mismatched ones too.
     inside_labelled_0 = inside & labelled_0
-    exchanged = fitted.result.pool - len(inside)
-    assert len(inside_trusted) + len(inside_labelled_0) + exchanged == probes
-    assert len(inside_labelled_0) >= 1  # planted as they are, mismatched
-    assert abs(exchanged - len(inside_trusted)) <= 1
+    assert len(inside & set(clipart.trusted)) + len(inside_labelled_0) == planted
+    assert len(inside_labelled_0) >= 1
 
 
 def test_trusted_pairs_are_kept_and_mismatched_ones_dropped(clean, clipart):

@@ -166,10 +166,10 @@ def test_forged_json_is_refused(run, file, text):
 @pytest.mark.parametrize(
     ("layout", "says", "next_step"),
     [
-        (4, "has layout 4, expected 3; nccleaner 9.9 wrote it", "Use that version or a newer one"),
-        (2, "has layout 2, expected 3; nccleaner 9.9 wrote it", "Run `nccleaner fit` again"),
-        ("x", "has layout x, expected 3", "Run `nccleaner fit` again"),
-        (None, "has layout none, expected 3", "Run `nccleaner fit` again"),
+        (5, "has layout 5, expected 4; nccleaner 9.9 wrote it", "Use that version or a newer one"),
+        (3, "has layout 3, expected 4; nccleaner 9.9 wrote it", "Run `nccleaner fit` again"),
+        ("x", "has layout x, expected 4", "Run `nccleaner fit` again"),
+        (None, "has layout none, expected 4", "Run `nccleaner fit` again"),
     ],
 )
 @pytest.mark.parametrize("command", ["score", "purge", "index", "evaluate", "report"])
@@ -191,7 +191,7 @@ def test_a_run_of_another_version_is_refused_by_name(run, fitted, layout, says, 
 def test_a_fit_goes_into_the_directory_of_another_version(run, fitted, trusted_csv):
     edit(run / "run.json", lambda data: data.update(layout=99))
     nccleaner.fit(fitted.shards, meta=trusted_csv, run=run, config=tiny())
-    assert json.loads((run / "run.json").read_text())["layout"] == 3
+    assert json.loads((run / "run.json").read_text())["layout"] == 4
     assert nccleaner.purge(run).summary.kept > 0
 
 
