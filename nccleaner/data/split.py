@@ -21,6 +21,7 @@ from nccleaner.errors import TrustedError, UsageError
 
 # Fewer teach nothing; more hardly make estimates more certain, which hang on labels as well.
 _LEAST_EXCHANGED, _MOST_EXCHANGED = 10, 1_000
+_SALT = 0x4578
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,31 +92,38 @@ def split_trusted(
     return TrustedSplit(*parts)
 
 
-def exchange_some(captions: Sequence[str], *, groups: Ids, share: float, seed: int) -> Exchange:
+def exchange_some(
+    captions: Sequence[str], *, groups: Ids, pool: int, share: float, seed: int
+) -> Exchange:
     """Decides which pairs of the noisy pool become mismatched probes (METHOD 4) [O].
 
     Whatever these pairs were, with each other's captions they are mismatched: nobody has to label
-    them. They are drawn by seed, and none gets a caption of its own image, nor one that reads the
-    same; where one image or one text makes up most of them, fewer are exchanged.
+    them. They are drawn by seed, and none gets a caption that reads like one of its own image, but
+    for white space; where one image or one text makes up most of them, more are drawn.
 
     Args:
-        captions: [n], one for each pair of the pool.
+        captions: [n], of the pairs of the pool, then of others that are known, as the trusted.
         groups: [n], equal where the images are.
-        share: How many to draw, in [0, 1]; but 10 at least and 1,000 at most.
+        pool: How many of them are in the pool.
+        share: How many of these to draw, in [0, 1]; but 10 at least and 1,000 at most.
         seed: The same seed exchanges the same captions.
     """
-    size = len(captions)
-    count = min(max(round(share * size), _LEAST_EXCHANGED), _MOST_EXCHANGED)
-    rng = np.random.default_rng(seed)
-    drawn = np.sort(rng.permutation(size)[:count])
-    if not size:
-        return Exchange(drawn, drawn)
-    alike = _linked(
-        classes_of([groups[pair] for pair in drawn]), classes_of([captions[pair] for pair in drawn])
-    )
-    caption_from = drawn[exchange(alike, rng)]
-    moved = caption_from != drawn
-    return Exchange(drawn[moved], caption_from[moved])
+    images, texts = classes_of(groups), classes_of([" ".join(text.split()) for text in captions])
+    # Noise that was made by the same seed, to test a cleaner, must not have drawn the same pairs.
+    rng = np.random.default_rng([seed, _SALT])
+    order = rng.permutation(pool)
+    count = min(max(round(share * pool), _LEAST_EXCHANGED), _MOST_EXCHANGED)
+    while True:
+        drawn = np.sort(order[:count])
+        if not len(drawn):
+            return Exchange(drawn, drawn)
+        known = np.isin(images, images[drawn])
+        alike = _linked(images[known], texts[known])[(np.cumsum(known) - 1)[drawn]]
+        caption_from = drawn[exchange(alike, rng)]
+        moved = caption_from != drawn
+        if moved.sum() >= _LEAST_EXCHANGED or count >= pool:
+            return Exchange(drawn[moved], caption_from[moved])
+        count *= 2
 
 
 def _linked(images: Indices, texts: Indices) -> Indices:

@@ -96,6 +96,7 @@ class _Ground(NamedTuple):
         outside_matched: [o] bool.
         repeats: How many mismatched pairs of `outside` were made of one trusted pair.
         exchanged: Whether exchanged captions say what mismatched pairs are like.
+        grows: Whether more labels would mean more mismatched probes.
         seed: Of the folds.
     """
 
@@ -108,6 +109,7 @@ class _Ground(NamedTuple):
     outside_matched: npt.NDArray[np.bool_]
     repeats: int
     exchanged: bool
+    grows: bool
     seed: int
 
     @staticmethod
@@ -127,6 +129,7 @@ class _Ground(NamedTuple):
             np.arange(len(outside)) < matched,
             EXCHANGES,
             exchanged=True,
+            grows=not data.tables.probe_exchanged.any(),
             seed=seed,
         )
 
@@ -135,7 +138,10 @@ class _Ground(NamedTuple):
         tables = data.tables
         own = ~tables.probe_exchanged
         ground = self._replace(
-            probes=self.probes[own], probe_matched=self.probe_matched[own], exchanged=False
+            probes=self.probes[own],
+            probe_matched=self.probe_matched[own],
+            exchanged=False,
+            grows=True,
         )
         rejected = len(tables.held_out.mismatched)
         if rejected < _ENOUGH_OUTSIDE:
@@ -210,7 +216,7 @@ def _fit_judges(
         pool_evidence=known,
         priors=priors,
         seed=ground.seed,
-        grows=not ground.exchanged,
+        grows=ground.grows,
         outside=Outside(unbelieved, ground.outside_matched) if ground.exchanged else None,
         noise=None if frozen is None else estimate_noise_rate(frozen),
     )

@@ -175,8 +175,9 @@ def build_tables(
             "Give more shards, or a smaller trusted file.",
         )
     made = exchange_some(
-        rows.captions,
-        groups=rows.image_sha256,
+        [*rows.captions, *(item.pair.caption for item in labelled)],
+        groups=[*rows.image_sha256, *groups],
+        pool=len(rows.captions),
         share=config.purify.exchanged,
         seed=config.seed,
     )

@@ -5,11 +5,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from nccleaner.data.noise import permute_captions
 from nccleaner.data.split import exchange_some, split_trusted
 from nccleaner.errors import TrustedError, UsageError
 
 SHARES = (0.5, 0.3, 0.2)
-pool = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 12)), max_size=200)
+texts = st.sampled_from(["a", "a ", "b", " b", "c", "d", "e", "f", "g", "h"])
+pool = st.lists(st.tuples(texts, st.integers(0, 40)), max_size=80)
 
 
 def parts_of(split):
@@ -75,13 +77,15 @@ def test_shares_must_add_up(shares):
 def test_exchanged_pairs_get_captions_of_other_images_that_read_otherwise(pairs, share, seed):
     captions, groups = [caption for caption, _ in pairs], [group for _, group in pairs]
 
-    made = exchange_some(captions, groups=groups, share=share, seed=seed)
+    free = len(pairs) * 3 // 4
+    made = exchange_some(captions, groups=groups, pool=free, share=share, seed=seed)
 
     assert sorted(made.caption_from) == made.pairs.tolist() == sorted(set(made.pairs))
-    assert len(made.pairs) <= max(10, round(share * len(pairs)))
+    assert all(pair < free for pair in made.pairs)
     for pair, owner in zip(*made, strict=True):
         assert groups[owner] != groups[pair]
-        assert captions[owner] != captions[pair]
+        of_image = {c.strip() for c, g in zip(captions, groups, strict=True) if g == groups[pair]}
+        assert captions[owner].strip() not in of_image
 
 
 @pytest.mark.parametrize(
@@ -98,14 +102,15 @@ def test_exchanged_pairs_get_captions_of_other_images_that_read_otherwise(pairs,
 )
 def test_a_share_of_the_pool_is_exchanged_within_bounds(size, share, exchanged):
     captions = [f"caption {i}" for i in range(size)]
-    made = exchange_some(captions, groups=range(size), share=share, seed=0)
+    made = exchange_some(captions, groups=range(size), pool=size, share=share, seed=0)
     assert len(made.pairs) == exchanged
 
 
 def test_the_seed_draws_the_pairs_that_are_exchanged():
     captions = [f"caption {i}" for i in range(400)]
     one, same, other = (
-        exchange_some(captions, groups=range(400), share=0.1, seed=seed) for seed in (0, 0, 1)
+        exchange_some(captions, groups=range(400), pool=400, share=0.1, seed=seed)
+        for seed in (0, 0, 1)
     )
     assert np.array_equal(one, same)
     assert not np.array_equal(one.pairs, other.pairs)
@@ -114,5 +119,23 @@ def test_the_seed_draws_the_pairs_that_are_exchanged():
 
 
 def test_captions_that_all_read_the_same_are_not_exchanged():
-    made = exchange_some(["clip art"] * 400, groups=range(400), share=0.1, seed=0)
+    made = exchange_some(["clip art"] * 400, groups=range(400), pool=400, share=0.1, seed=0)
     assert not len(made.pairs)
+
+
+def test_where_hardly_a_caption_differs_more_are_drawn():
+    captions = ["clip art"] * 180 + [f"caption {i}" for i in range(20)]
+    for seed in range(20):
+        made = exchange_some(captions, groups=range(200), pool=200, share=0.05, seed=seed)
+        assert len(made.pairs) >= 10
+
+
+@pytest.mark.parametrize("kind", ["random", "similar"])
+def test_exchanged_pairs_are_not_those_that_noise_of_the_same_seed_drew(kind):
+    size, nearest = 5400, (np.arange(5400)[:, None] + np.arange(1, 11)) % 5400
+    captions = [f"caption {i}" for i in range(size)]
+    for seed in range(3):
+        noise = permute_captions(range(size), ratio=0.4, seed=seed, kind=kind, nearest=nearest)
+        made = exchange_some(captions, groups=range(size), pool=size, share=0.05, seed=seed)
+        already = (noise != np.arange(size))[made.pairs].mean()
+        assert 0.3 < already < 0.5
