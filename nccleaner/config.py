@@ -243,7 +243,8 @@ class PurifyConfig(_Section):
         gt=0,
         le=0.5,
         description="Share of the pool whose captions are exchanged, to have mismatched pairs that "
-        "judges can learn from; at least 10 pairs and at most 1,000.",
+        "judges can learn from; at least 10 pairs and at most 1,000. They are scored as pairs "
+        "outside the pool.",
     )
     near_misses: bool = Field(
         True,
