@@ -275,7 +275,7 @@ def _warn_of_chance(auroc: float, matched: npt.NDArray[np.bool_]) -> str:
     if auroc > 0.5 + _ONE_IN_TWENTY * spread:
         return ""
     return (
-        f"The scores tell the planted mismatched pairs from matched ones hardly better than chance "
+        f"The scores tell mismatched pairs of the pool from matched ones hardly better than chance "
         f"(AUROC {auroc:.2f}): purging by them drops pairs at random. Look whether the trusted "
         "pairs are what they are said to be, and whether the encoders are made for these images "
         "and captions."

@@ -186,7 +186,7 @@ def opposite(estimate: Estimate | None) -> Estimate | None:
 def _from_trusted(tally: Tally, judges: Judges) -> str:
     """Says which trusted pairs speak for the pairs that are there."""
     fitted, unseen = (counts.total > 0 for counts in tally.unlabelled)
-    scored = " and ".join(["planted"] * fitted + ["held-out"] * unseen) + " ones"
+    scored = " and ".join(["the pool's"] * fitted + ["held-out"] * unseen) + " ones"
     rate = f"the scores of {scored}"
     if fitted and judges.fitted.noise is not None:
         rate = f"the frozen evidence of all of them and {rate}"

@@ -165,7 +165,8 @@ class ByTrusted:
 
         Then no mixture of pairs like the labelled ones makes up the pairs that are judged, and no
         estimate of theirs holds. If they are alike, this is said of one in 50 sets of pairs that
-        are all matched, or all mismatched, and hardly ever of others.
+        are all matched, or all mismatched, and hardly ever of others. Standings of fewer than 100
+        pairs are not looked at.
         """
         return any(
             _is_contradicted(standing)
